@@ -1,0 +1,13 @@
+/* Attributes of the reductions. */
+#ifndef KIN_OPS_REDUCE_ATTRS_H
+#define KIN_OPS_REDUCE_ATTRS_H
+
+#include <stdint.h>
+
+/* sum, mean, max. */
+typedef struct kin_reduce_attrs {
+    uint32_t axes; /* bit i: axis i is reduced */
+    uint32_t keep; /* 1: reduced axes stay, with size 1 */
+} kin_reduce_attrs;
+
+#endif

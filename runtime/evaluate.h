@@ -1,0 +1,36 @@
+/* Evaluating graphs on the host in double, node by node through the ops' references: what a
+ * device's result, and a gradient made by kin_backward, is held against.
+ */
+#ifndef KIN_RUNTIME_EVALUATE_H
+#define KIN_RUNTIME_EVALUATE_H
+
+#include "runtime/plan.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Values of a named tensor, dense, in the caller's memory. */
+typedef struct kin_evaluate_value {
+    const char *name; /* of an input or a variable if given, of an output if wanted */
+    double *data;     /* only read if given; kin_desc_count doubles */
+} kin_evaluate_value;
+
+/* Computes the wanted outputs from the given inputs and variables. Nothing is rounded, unless
+ * `round_results`: then each node's results are rounded to their dtype, as a device stores them,
+ * and what changes tells how much the rounding of one unit at every node matters. Updates return
+ * their new values and leave what was given alone. out_reduction (may be NULL): the longest sum
+ * behind an element of any node that was needed (kin_cost.reduction). KIN_NOT_FOUND if a name is
+ * missing, KIN_UNSUPPORTED if an op has no reference. Memory for all values is taken meanwhile. */
+KIN_API kin_status kin_graph_evaluate(kin_graph *graph, const kin_evaluate_value *given,
+                                      int given_count, const kin_evaluate_value *wanted,
+                                      int wanted_count, bool round_results, double *out_reduction);
+/* The same of the program that a plan made of its graph: lowered and with copies. */
+KIN_API kin_status kin_plan_evaluate(kin_plan *plan, const kin_evaluate_value *given,
+                                     int given_count, const kin_evaluate_value *wanted,
+                                     int wanted_count, bool round_results, double *out_reduction);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,246 @@
+/* Named persistent tensors on a device. */
+#include "runtime/store.h"
+
+#include "runtime/graph_internal.h"
+#include "runtime/philox.h"
+
+#include <math.h>
+#include <string.h>
+
+struct kin_store {
+    kin_device *device;
+    kin_store_entry *entries;
+    size_t count, capacity;
+    size_t *table; /* hash -> 1 + index; 0: empty; twice the capacity, a power of two */
+    size_t table_size;
+};
+
+/* FNV-1a, 64 bits. */
+static uint64_t hash_name(const char *name) {
+    uint64_t hash = 14695981039346656037u;
+    for (; *name; name++) hash = (hash ^ (unsigned char)*name) * 1099511628211u;
+    return hash;
+}
+
+kin_status kin_store_create(kin_device *device, kin_store **out_store) {
+    *out_store = kin_calloc(device->context, 1, sizeof **out_store);
+    if (!*out_store) return KIN_OUT_OF_MEMORY;
+    (*out_store)->device = device;
+    return KIN_OK;
+}
+
+void kin_store_free(kin_store *store) {
+    if (!store) return;
+    kin_context *context = store->device->context;
+    for (size_t i = 0; i < store->count; i++) {
+        store->device->backend->release(store->device, store->entries[i].buffer);
+        kin_free(context, store->entries[i].name);
+    }
+    kin_free(context, store->entries);
+    kin_free(context, store->table);
+    kin_free(context, store);
+}
+
+kin_device *kin_store_device(kin_store *store) {
+    return store->device;
+}
+
+size_t kin_store_count(const kin_store *store) {
+    return store->count;
+}
+
+kin_store_entry *kin_store_at(kin_store *store, size_t index) {
+    return index < store->count ? &store->entries[index] : NULL;
+}
+
+kin_store_entry *kin_store_find(kin_store *store, const char *name) {
+    if (!store->table_size) return NULL;
+    size_t mask = store->table_size - 1;
+    for (size_t slot = hash_name(name) & mask; store->table[slot]; slot = (slot + 1) & mask) {
+        kin_store_entry *entry = &store->entries[store->table[slot] - 1];
+        if (strcmp(entry->name, name) == 0) return entry;
+    }
+    return NULL;
+}
+
+size_t kin_store_bytes(const kin_store *store) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < store->count; i++) bytes += kin_desc_bytes(&store->entries[i].desc);
+    return bytes;
+}
+
+static void enter(kin_store *store, size_t index) {
+    size_t mask = store->table_size - 1;
+    size_t slot = hash_name(store->entries[index].name) & mask;
+    while (store->table[slot]) slot = (slot + 1) & mask;
+    store->table[slot] = index + 1;
+}
+
+static kin_status reserve(kin_store *store) {
+    if (store->count < store->capacity) return KIN_OK;
+    kin_context *context = store->device->context;
+    size_t capacity = store->capacity ? 2 * store->capacity : 64;
+    size_t *table = kin_calloc(context, 2 * capacity, sizeof *table);
+    kin_store_entry *entries =
+        table ? kin_realloc(context, store->entries, capacity * sizeof *entries) : NULL;
+    if (!entries) {
+        kin_free(context, table);
+        return KIN_OUT_OF_MEMORY;
+    }
+    kin_free(context, store->table);
+    store->entries = entries;
+    store->table = table;
+    store->capacity = capacity;
+    store->table_size = 2 * capacity;
+    for (size_t i = 0; i < store->count; i++) enter(store, i);
+    return KIN_OK;
+}
+
+static kin_status add_entry(kin_store *store, const char *name, kin_variable_kind kind,
+                            const kin_desc *desc, kin_store_entry **out_entry) {
+    kin_device *device = store->device;
+    kin_status status = reserve(store);
+    if (status != KIN_OK) return status;
+    kin_store_entry entry = {.kind = kind, .desc = *desc};
+    entry.name = kin_strdup(device->context, name);
+    if (!entry.name) return KIN_OUT_OF_MEMORY;
+    status = device->backend->allocate(device, kin_desc_bytes(desc), &entry.buffer);
+    if (status != KIN_OK) {
+        kin_free(device->context, entry.name);
+        return kin_fail_in(device->context, status, "\"%s\"", name);
+    }
+    store->entries[store->count] = entry;
+    enter(store, store->count);
+    *out_entry = &store->entries[store->count++];
+    return KIN_OK;
+}
+
+/* The fans of PyTorch's initialisers: dims [out, in, kernel...]. */
+static void fans(const kin_desc *desc, double *out_in, double *out_out) {
+    double kernel = 1;
+    for (int a = 2; a < desc->rank; a++) kernel *= (double)desc->dims[a];
+    *out_out = desc->rank > 0 ? (double)desc->dims[0] * kernel : 1;
+    *out_in = desc->rank > 1 ? (double)desc->dims[1] * kernel : 1;
+}
+
+static void fill_initial(const kin_value *variable, uint64_t seed, float *data) {
+    size_t count = (size_t)kin_desc_count(&variable->desc);
+    uint64_t name = hash_name(variable->name);
+    uint64_t key = seed ^ name;
+    uint32_t stream = (uint32_t)(name >> 32);
+    double in, out, bound = variable->init.scale;
+    fans(&variable->desc, &in, &out);
+    switch (variable->init.kind) {
+    case KIN_INIT_ZERO: memset(data, 0, count * sizeof *data); return;
+    case KIN_INIT_ONE:
+        for (size_t i = 0; i < count; i++) data[i] = 1;
+        return;
+    case KIN_INIT_NORMAL:
+        kin_philox_fill_normal(key, stream, 0, 0, count, data);
+        for (size_t i = 0; i < count; i++) data[i] = (float)(data[i] * bound);
+        return;
+    case KIN_INIT_UNIFORM: break;
+    case KIN_INIT_XAVIER_UNIFORM: bound *= sqrt(6 / (in + out)); break;
+    case KIN_INIT_FAN_IN_UNIFORM: bound /= sqrt(in); break;
+    }
+    kin_philox_fill_uniform(key, stream, 0, 0, count, data);
+    for (size_t i = 0; i < count; i++) data[i] = (float)((2.0 * data[i] - 1) * bound);
+}
+
+static kin_status initialise(kin_store *store, const kin_value *variable, kin_store_entry *entry,
+                             uint64_t seed) {
+    kin_device *device = store->device;
+    size_t bytes = kin_desc_bytes(&entry->desc);
+    if (variable->init.kind == KIN_INIT_ZERO)
+        return device->backend->fill(device, entry->buffer, 0, bytes, 0);
+    int64_t count = kin_desc_count(&entry->desc);
+    float *data = kin_alloc(device->context, (size_t)count * sizeof *data);
+    if (!data) return KIN_OUT_OF_MEMORY;
+    fill_initial(variable, seed, data);
+    kin_status status = kin_store_write(store, entry->name, KIN_F32, data);
+    entry->loaded = false;
+    kin_free(device->context, data);
+    return status;
+}
+
+kin_status kin_store_add_graph(kin_store *store, const kin_graph *graph, uint64_t seed) {
+    kin_context *context = store->device->context;
+    for (int32_t i = 0; i < graph->variable_count; i++) {
+        const kin_value *variable = &graph->values[graph->variables[i].value];
+        kin_store_entry *entry = kin_store_find(store, variable->name);
+        if (entry) {
+            if (entry->desc.dtype == variable->desc.dtype &&
+                kin_desc_same_shape(&entry->desc, &variable->desc))
+                continue;
+            char have[128], want[128];
+            return kin_fail(context, KIN_INVALID,
+                            "\"%s\" is %s %s in the store, but the model wants %s %s",
+                            variable->name,
+                            kin_desc_shape_text(&entry->desc, have, sizeof have),
+                            kin_dtype_name(entry->desc.dtype),
+                            kin_desc_shape_text(&variable->desc, want, sizeof want),
+                            kin_dtype_name(variable->desc.dtype));
+        }
+        kin_status status =
+            add_entry(store, variable->name, variable->kind, &variable->desc, &entry);
+        if (status == KIN_OK) status = initialise(store, variable, entry, seed);
+        if (status != KIN_OK) return status;
+    }
+    return KIN_OK;
+}
+
+static kin_status need(kin_store *store, const char *name, kin_store_entry **out_entry) {
+    *out_entry = kin_store_find(store, name);
+    if (*out_entry) return KIN_OK;
+    return kin_fail(store->device->context, KIN_NOT_FOUND, "the store has no tensor \"%s\"", name);
+}
+
+kin_status kin_store_write(kin_store *store, const char *name, kin_dtype dtype, const void *data) {
+    kin_store_entry *entry;
+    kin_device *device = store->device;
+    kin_status status = need(store, name, &entry);
+    if (status != KIN_OK) return status;
+    size_t bytes = kin_desc_bytes(&entry->desc);
+    if (dtype == entry->desc.dtype) {
+        status = device->backend->upload(device, data, entry->buffer, 0, bytes);
+    } else {
+        void *converted = kin_alloc(device->context, bytes);
+        if (!converted) return KIN_OUT_OF_MEMORY;
+        kin_convert(data, dtype, converted, entry->desc.dtype, kin_desc_count(&entry->desc));
+        status = device->backend->upload(device, converted, entry->buffer, 0, bytes);
+        kin_free(device->context, converted);
+    }
+    if (status == KIN_OK) entry->loaded = true;
+    return status;
+}
+
+kin_status kin_store_read(kin_store *store, const char *name, kin_dtype dtype, void *data) {
+    kin_store_entry *entry;
+    kin_device *device = store->device;
+    kin_status status = need(store, name, &entry);
+    if (status != KIN_OK) return status;
+    size_t bytes = kin_desc_bytes(&entry->desc);
+    if (dtype == entry->desc.dtype)
+        return device->backend->download(device, entry->buffer, 0, data, bytes);
+    void *raw = kin_alloc(device->context, bytes);
+    if (!raw) return KIN_OUT_OF_MEMORY;
+    status = device->backend->download(device, entry->buffer, 0, raw, bytes);
+    if (status == KIN_OK)
+        kin_convert(raw, entry->desc.dtype, data, dtype, kin_desc_count(&entry->desc));
+    kin_free(device->context, raw);
+    return status;
+}
+
+kin_status kin_store_copy(kin_store *store, const char *source, const char *target) {
+    kin_store_entry *from, *to;
+    kin_status status = need(store, source, &from);
+    if (status == KIN_OK) status = need(store, target, &to);
+    if (status != KIN_OK) return status;
+    if (from->desc.dtype != to->desc.dtype || !kin_desc_same_shape(&from->desc, &to->desc))
+        return kin_fail(store->device->context, KIN_INVALID,
+                        "\"%s\" and \"%s\" differ in shape or dtype", source, target);
+    status = store->device->backend->copy(store->device, from->buffer, 0, to->buffer, 0,
+                                          kin_desc_bytes(&from->desc));
+    if (status == KIN_OK) to->loaded = from->loaded;
+    return status;
+}

@@ -1,0 +1,54 @@
+/* The op suite: one case of one op on a device, held against the double reference. Behind
+ * `kinora check ops` and `kinora check gradients`, and what a port must pass.
+ *
+ * The rules. Inputs come from Philox, keyed by the names of op and case, rounded to their dtype. A
+ * result may differ from the reference by runtime/check.h's tolerance times the largest |wanted| of
+ * the tensor. Where a result comes from several nodes (an op that was lowered, a gradient), each of
+ * them may err by that, so that this is added: the units of rounding that the rule allows, times
+ * what one unit at every node does to the result, which is measured by evaluating the same nodes in
+ * double with rounded results.
+ */
+#ifndef KIN_TOOLS_OP_SUITE_H
+#define KIN_TOOLS_OP_SUITE_H
+
+#include "runtime/device.h"
+#include "runtime/op.h"
+
+typedef struct kin_suite kin_suite;
+
+typedef enum kin_suite_verdict {
+    KIN_SUITE_PASSED,
+    KIN_SUITE_FAILED,
+    KIN_SUITE_SKIPPED /* nothing to try: a benchmark's case, another dtype, no gradient */
+} kin_suite_verdict;
+
+typedef struct kin_suite_result {
+    kin_suite_verdict verdict;
+    bool lowered;      /* the device has no kernel for the op itself */
+    double worst;      /* the largest error as a fraction of what is allowed */
+    char message[400]; /* why it failed or was skipped */
+} kin_suite_result;
+
+/* The device stays the caller's; it is used through a guard (guard_device.h). */
+kin_status kin_suite_open(kin_device *device, kin_suite **out_suite);
+void kin_suite_close(kin_suite *suite);
+
+/* The results of an op: in a plan, twice, with the same bits; node by node (step mode), with the
+ * same bits; and, if the op can be lowered, with its kernels hidden. Memory starts as NaN and is
+ * guarded. A result with one element off by ten times what is allowed must be seen as wrong. dtype:
+ * f32, f16 or bf16, for inputs that are not fixed. */
+void kin_suite_run_results(kin_suite *suite, const kin_op *op, const kin_case *test,
+                           kin_dtype dtype, kin_suite_result *out_result);
+/* The gradient of sum(results * cotangents): in double, made of references, against central
+ * differences of the reference (for f32 only); then the device's against that in double. */
+void kin_suite_run_gradient(kin_suite *suite, const kin_op *op, const kin_case *test,
+                            kin_dtype dtype, kin_suite_result *out_result);
+
+/* What a walk over many cases came to. */
+typedef struct kin_suite_counts {
+    int passed, failed, lowered, skipped; /* lowered ones are among the passed */
+} kin_suite_counts;
+
+void kin_suite_count(kin_suite_counts *counts, const kin_suite_result *result);
+
+#endif

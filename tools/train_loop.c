@@ -1,0 +1,293 @@
+/* The training loop: plans, steps, metrics, checkpoints, resuming. */
+#include "tools/train.h"
+
+#include "runtime/file.h"
+#include "runtime/json.h"
+#include "runtime/safetensors.h"
+#include "runtime/weights.h"
+#include "tools/tool.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_SKIPPED = 3, MAX_METRICS = 16 };
+
+struct kin_trainer {
+    kin_context *context;
+    kin_device *device;
+    const kin_train_config *config;
+    const kin_train_task_ops *ops;
+    void *task;
+    kin_store *store;
+    kin_workspace *workspace;
+    kin_plan *step; /* forward and backward, with the update unless steps accumulate */
+    kin_plan *apply; /* the update, if they do */
+    kin_metrics *metrics;
+    int64_t done; /* optimizer steps */
+    int skipped;  /* in a row */
+    bool quiet;
+};
+
+static kin_status build_plans(kin_trainer *t) {
+    const kin_train_config *config = t->config;
+    kin_graph *graph = NULL, *apply = NULL;
+    kin_plan_options options = {.struct_size = sizeof options,
+                                .memory_budget = config->memory,
+                                .recompute_all = config->recompute};
+    kin_status status = kin_graph_create(t->context, &graph);
+    if (status != KIN_OK) return status;
+    kin_tensor loss = t->ops->loss(t->task, graph);
+    if (config->accumulate_steps > 1) {
+        kin_training_accumulate(graph, loss, 1.0 / (double)config->accumulate_steps);
+        status = kin_graph_create(t->context, &apply);
+        if (status == KIN_OK) kin_training_apply(apply, graph, &config->optimizer);
+    } else {
+        kin_training_update(graph, loss, &config->optimizer);
+    }
+    if (status == KIN_OK) status = kin_plan_build(graph, t->device, &options, &t->step);
+    if (status == KIN_OK && apply) status = kin_plan_build(apply, t->device, NULL, &t->apply);
+    if (status == KIN_OK)
+        status = kin_store_add_graph(t->store, graph, (uint64_t)config->seed);
+    if (status == KIN_OK && apply)
+        status = kin_store_add_graph(t->store, apply, (uint64_t)config->seed);
+    kin_graph_destroy(graph);
+    kin_graph_destroy(apply);
+    return status;
+}
+
+static void tell_plan(const kin_trainer *t) {
+    const kin_plan_summary *s = kin_plan_summarize(t->step);
+    char peak[32], arena[32], weights[32], states[32];
+    kin_log(t->context, KIN_LOG_INFO,
+            "plan: %d nodes, %.2f GFLOP a step, peak memory %s (weights %s, states %s, arena %s), "
+            "%d of %d segments recomputed",
+            s->nodes, s->flops * 1e-9, kin_bytes_text(s->peak, peak, sizeof peak),
+            kin_bytes_text(s->weights, weights, sizeof weights),
+            kin_bytes_text(s->states, states, sizeof states),
+            kin_bytes_text(s->arena, arena, sizeof arena), s->segments_recomputed, s->segments);
+}
+
+static kin_status save(kin_trainer *t) {
+    char *path = kin_train_checkpoint_path(t->context, t->config->output, t->done);
+    if (!path) return KIN_OUT_OF_MEMORY;
+    char step[32], seed[32];
+    snprintf(step, sizeof step, "%lld", (long long)t->done);
+    snprintf(seed, sizeof seed, "%lld", (long long)t->config->seed);
+    kin_metadata metadata[] = {{"kinora.step", step}, {"kinora.seed", seed}};
+    kin_status status = kin_store_save(t->store, path, metadata, 2);
+    kin_free(t->context, path);
+    if (status == KIN_OK)
+        kin_train_checkpoint_prune(t->context, t->config->output, t->config->keep_checkpoints);
+    return status;
+}
+
+static kin_status resume_from(kin_trainer *t) {
+    char *path;
+    kin_status status = kin_train_checkpoint_find(t->context, t->config->output, &path, &t->done);
+    if (status == KIN_NOT_FOUND) {
+        kin_log(t->context, KIN_LOG_INFO, "nothing to resume in %s: starting anew",
+                t->config->output);
+        return KIN_OK;
+    }
+    if (status == KIN_OK) status = kin_store_load(t->store, path);
+    if (status == KIN_OK)
+        kin_log(t->context, KIN_LOG_INFO, "resuming from %s", path);
+    kin_free(t->context, path);
+    return status;
+}
+
+/* Refuses to write over another run, unless resuming; keeps the configuration beside the results. */
+static kin_status prepare_folder(kin_trainer *t, bool resume) {
+    const char *output = t->config->output;
+    char *old = NULL;
+    int64_t step;
+    kin_status status = kin_make_folders(t->context, output);
+    if (status == KIN_OK && !resume &&
+        kin_train_checkpoint_find(t->context, output, &old, &step) == KIN_OK)
+        status = kin_fail(t->context, KIN_INVALID,
+                          "%s already holds a run (%s): add --resume to go on, or choose another "
+                          "output",
+                          output, old);
+    kin_free(t->context, old);
+    if (status != KIN_OK) return status;
+    char *path = kin_path_join(t->context, output, "config.json");
+    char *text = json_dumps(t->config->root, JSON_INDENT(2));
+    status = path && text ? kin_file_write_atomic(t->context, path, text, strlen(text))
+                          : KIN_OUT_OF_MEMORY;
+    kin_free(t->context, path);
+    free(text);
+    return status;
+}
+
+static double learning_rate(const kin_train_config *config, int64_t step) {
+    double rate = config->learning_rate, low = config->min_learning_rate;
+    if (config->warmup_steps > 0 && step < config->warmup_steps)
+        return rate * (double)(step + 1) / (double)config->warmup_steps;
+    if (!config->cosine) return rate;
+    double span = (double)(config->steps - config->warmup_steps);
+    double part = span > 0 ? (double)(step - config->warmup_steps) / span : 1;
+    return low + (rate - low) * 0.5 * (1 + cos(acos(-1.0) * (part < 1 ? part : 1)));
+}
+
+static kin_status read_scalar(kin_plan *plan, const char *name, double *out_value) {
+    float value = 0;
+    kin_status status = kin_plan_read(plan, name, KIN_F32, &value);
+    *out_value = value;
+    return status;
+}
+
+/* One optimizer step. values[0] is the mean loss, then the task's metrics, then grad_norm. */
+static kin_status run_step(kin_trainer *t, double *values, size_t *out_count) {
+    const kin_train_config *config = t->config;
+    int64_t micro = config->accumulate_steps;
+    float rate = (float)learning_rate(config, t->done);
+    int64_t step = t->done + 1;
+    kin_plan *update = t->apply ? t->apply : t->step;
+    size_t count = 1;
+    while (t->ops->metrics[count - 1] && count < MAX_METRICS - 2) count++;
+    memset(values, 0, sizeof *values * MAX_METRICS);
+    kin_status status = kin_plan_write(update, "lr", KIN_F32, &rate);
+    if (status == KIN_OK) status = kin_plan_write(update, "step", KIN_I64, &step);
+    for (int64_t k = 0; status == KIN_OK && k < micro; k++) {
+        status = t->ops->write(t->task, t->step, t->done * micro + k);
+        if (status == KIN_OK) status = kin_plan_run(t->step);
+        for (size_t i = 0; status == KIN_OK && i < count; i++) {
+            double value;
+            status = read_scalar(t->step, i ? t->ops->metrics[i - 1] : "loss", &value);
+            values[i] += value / (double)micro;
+        }
+    }
+    if (status == KIN_OK && t->apply) status = kin_plan_run(t->apply);
+    if (status == KIN_OK) status = read_scalar(update, "grad_norm", &values[count]);
+    *out_count = count + 1;
+    return status;
+}
+
+/* A step whose loss or gradients are not finite has changed nothing; three in a row end the run. */
+static kin_status judge_step(kin_trainer *t, double loss, double norm) {
+    if (isfinite(loss) && isfinite(norm)) {
+        t->skipped = 0;
+        return KIN_OK;
+    }
+    t->skipped++;
+    kin_log(t->context, KIN_LOG_WARN,
+            "step %lld: loss %g, gradient norm %g: the step is skipped (%d in a row)",
+            (long long)t->done + 1, loss, norm, t->skipped);
+    if (t->skipped < MAX_SKIPPED) return KIN_OK;
+    const char *where = NULL;
+    kin_status status = kin_plan_find_nonfinite(t->step, &where);
+    if (status != KIN_OK) return status;
+    return kin_fail(t->context, KIN_NUMERIC,
+                    "%d steps in a row are not finite; the first such value comes from %s. Lower "
+                    "the learning rate, or look at the data of step %lld",
+                    MAX_SKIPPED, where ? where : "the update", (long long)t->done + 1);
+}
+
+static kin_status log_step(kin_trainer *t, const double *values, size_t count, double seconds) {
+    const char *names[MAX_METRICS + 2] = {"loss"};
+    double all[MAX_METRICS + 2];
+    for (size_t i = 0; i < count; i++) {
+        if (i > 0) names[i] = i + 1 < count ? t->ops->metrics[i - 1] : "grad_norm";
+        all[i] = values[i];
+    }
+    names[count] = "learning_rate";
+    all[count] = learning_rate(t->config, t->done - 1);
+    names[count + 1] = "seconds_per_step";
+    all[count + 1] = seconds;
+    return kin_metrics_write(t->metrics, t->done, names, all, count + 2);
+}
+
+/* Saving may fail (a full disk): the last good checkpoint is still there, so the run goes on and
+ * tries again. */
+static bool try_save(kin_trainer *t) {
+    kin_status status = save(t);
+    if (status == KIN_OK) return true;
+    kin_log(t->context, KIN_LOG_WARN,
+            "step %lld is not saved: %s; the last good checkpoint is kept, training goes on",
+            (long long)t->done, kin_context_error(t->context));
+    return false;
+}
+
+static kin_status train(kin_trainer *t) {
+    const kin_train_config *config = t->config;
+    kin_progress progress = kin_progress_begin(config->task == KIN_TRAIN_VAE ? "vae" : "video",
+                                               t->done, config->steps, t->quiet);
+    kin_status status = KIN_OK;
+    double logged = kin_seconds();
+    int64_t logged_step = t->done;
+    bool saved = true;
+    while (status == KIN_OK && t->done < config->steps && !kin_interrupted()) {
+        double values[MAX_METRICS];
+        size_t count;
+        status = run_step(t, values, &count);
+        if (status == KIN_OK) status = judge_step(t, values[0], values[count - 1]);
+        if (status != KIN_OK) break;
+        t->done++;
+        saved = false;
+        char note[64];
+        snprintf(note, sizeof note, "loss %.4g", values[0]);
+        kin_progress_show(&progress, t->done, note);
+        if (t->done % config->log_every == 0 || t->done == config->steps) {
+            double now = kin_seconds();
+            kin_status logging =
+                log_step(t, values, count, (now - logged) / (double)(t->done - logged_step));
+            if (logging != KIN_OK)
+                kin_log(t->context, KIN_LOG_WARN, "metrics: %s", kin_context_error(t->context));
+            logged = now;
+            logged_step = t->done;
+        }
+        if (t->done % config->checkpoint_every == 0) saved = try_save(t);
+        if (t->ops->validate && config->validate_every > 0 &&
+            (t->done % config->validate_every == 0 || t->done == config->steps))
+            status = t->ops->validate(t->task, t->store, t->done);
+    }
+    kin_progress_end(&progress);
+    if (status != KIN_OK && status != KIN_NUMERIC) return status;
+    if (!saved) {
+        kin_status last = save(t);
+        if (last != KIN_OK && status == KIN_OK) status = last;
+    }
+    if (status == KIN_OK && t->done < config->steps) {
+        kin_log(t->context, KIN_LOG_INFO, "interrupted at step %lld; go on with --resume",
+                (long long)t->done);
+        return kin_fail(t->context, KIN_CANCELLED, "interrupted at step %lld", (long long)t->done);
+    }
+    return status;
+}
+
+kin_status kin_train_run(kin_context *context, kin_device *device, const kin_train_config *config,
+                         const kin_train_task_ops *ops, void *task, bool resume, bool quiet) {
+    kin_trainer t = {.context = context,
+                     .device = device,
+                     .config = config,
+                     .ops = ops,
+                     .task = task,
+                     .quiet = quiet};
+    kin_status status = prepare_folder(&t, resume);
+    if (status == KIN_OK) status = kin_store_create(device, &t.store);
+    if (status == KIN_OK) status = build_plans(&t);
+    if (status == KIN_OK && ops->load) status = ops->load(task, t.store);
+    if (status == KIN_OK && resume) status = resume_from(&t);
+    if (status == KIN_OK && t.done == 0) status = kin_training_start_averages(t.store);
+    if (status == KIN_OK) tell_plan(&t);
+    if (status == KIN_OK) status = kin_workspace_create(device, &t.workspace);
+    if (status == KIN_OK) status = kin_plan_prepare(t.step, t.store, t.workspace);
+    if (status == KIN_OK && t.apply) status = kin_plan_prepare(t.apply, t.store, t.workspace);
+    if (status == KIN_OK)
+        status = kin_metrics_open(context, config->output, t.done, &t.metrics);
+    if (status == KIN_OK) status = train(&t);
+    if (status == KIN_OK) status = ops->export(task, t.store);
+    kin_metrics_close(t.metrics);
+    kin_plan_free(t.step);
+    kin_plan_free(t.apply);
+    kin_workspace_free(t.workspace);
+    kin_store_free(t.store);
+    return status;
+}
+
+kin_status kin_train(kin_context *context, kin_device *device, const kin_train_config *config,
+                     bool resume, bool quiet) {
+    return config->task == KIN_TRAIN_VAE ? kin_train_vae(context, device, config, resume, quiet)
+                                         : kin_train_video(context, device, config, resume, quiet);
+}

@@ -1,0 +1,25 @@
+/* The table of verbs. */
+#include "tools/verbs.h"
+
+#include "tools/tool.h"
+
+#include <stddef.h>
+
+const kin_verb kin_verbs[] = {
+    {"train", "CONFIG.json", "train an autoencoder and a text-to-video model", kin_verb_train},
+    {"generate", "", "make a clip from a prompt", kin_verb_generate},
+    {"data synth", "FOLDER", "render the demo data set", kin_verb_data_synth},
+    {"eval prompts", "", "generate for captions and measure what came of it",
+     kin_verb_eval_prompts},
+    {"check case", "FOLDER...", "run reference cases of the original implementations",
+     kin_verb_check_case},
+    {"check ops", "", "hold every op of a device against the double reference", kin_verb_check_ops},
+    {"check gradients", "", "hold every op's gradient against central differences",
+     kin_verb_check_gradients},
+    {"plan", "MODEL", "tell what a model needs, without its weights", kin_verb_plan},
+    {"info", "PATH", "tell what a checkpoint holds", kin_verb_info},
+    {"devices", "", "list the devices and the files that were looked at for them",
+     kin_verb_devices},
+    {"env", "", "tell about this build and this machine, for a bug report", kin_verb_env},
+    {NULL, NULL, NULL, NULL},
+};
