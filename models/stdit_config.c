@@ -175,7 +175,9 @@ kin_status kin_stdit_config_parse(kin_context *context, const json_t *json, cons
                                         "enable_layernorm_kernel",
                                         "enable_sequence_parallelism",
                                         "from_pretrained",
-                                        "model_type"};
+                                        "model_type",
+                                        "_class_name",
+                                        "_diffusers_version"};
     kin_stdit_config c = kin_stdit_config_default();
     const char *type = NULL;
     double drop_path = 0;

@@ -17,7 +17,8 @@
 enum { MAX_NAME = 1024 };
 
 /* A state of the shape of `like`, named prefix + name. */
-static kin_tensor state_of(kin_graph *graph, const char *prefix, const char *name, kin_tensor like) {
+static kin_tensor state_of(kin_graph *graph, const char *prefix, const char *name,
+                           kin_tensor like) {
     char full[MAX_NAME];
     kin_desc desc = *kin_tensor_desc(graph, like);
     snprintf(full, sizeof full, "%s%s", prefix, name);
@@ -112,8 +113,8 @@ void kin_training_apply(kin_graph *graph, const kin_graph *accumulated,
         kin_init zero = {KIN_INIT_ZERO, 0};
         weights[count] = kin_variable(graph, name + prefix, KIN_VARIABLE_WEIGHT, KIN_F32, desc.rank,
                                       desc.dims, zero);
-        gradients[count++] = kin_variable(graph, name, KIN_VARIABLE_STATE, KIN_F32, desc.rank,
-                                          desc.dims, zero);
+        gradients[count++] =
+            kin_variable(graph, name, KIN_VARIABLE_STATE, KIN_F32, desc.rank, desc.dims, zero);
     }
     update_all(graph, weights, gradients, count, options);
     for (int i = 0; i < count; i++) {
@@ -172,10 +173,25 @@ static kin_tensor text_features(kin_graph *graph, const kin_video_training *trai
     if (!training->text_encoder) return kin_input(graph, "features", KIN_F32, 3, dims);
     kin_tensor ids = kin_input(graph, "ids", KIN_I32, 2, dims);
     kin_scope_push(graph, "text_encoder");
-    kin_tensor features = kin_t5_encode(graph, training->text_encoder, &training->precision, ids,
-                                        lengths, false);
+    kin_tensor features =
+        kin_t5_encode(graph, training->text_encoder, &training->precision, ids, lengths, false);
     kin_scope_pop(graph);
     return features;
+}
+
+/* The latents [B, C, T, Y, X] (dims) that the diffusion works on. */
+static kin_tensor posterior_latents(kin_graph *graph, const kin_video_training *training,
+                                    kin_tensor moments, kin_tensor seed, const int64_t *dims) {
+    kin_tensor parts[KIN_MAX_OUTPUTS];
+    kin_split(graph, moments, 1, 2, parts);
+    kin_tensor sample = parts[0];
+    if (!training->posterior_mean) {
+        kin_tensor logvar = kin_clamp(graph, parts[1], -30, 20);
+        kin_tensor deviation = kin_exp(graph, kin_scale(graph, logvar, 0.5, 0));
+        kin_tensor noise = kin_random_normal(graph, seed, STREAM_POSTERIOR, 5, dims);
+        sample = kin_add(graph, sample, kin_mul(graph, deviation, noise));
+    }
+    return kin_scale(graph, sample, training->scaling_factor, 0);
 }
 
 /* i32 [B]: the noise level of each sample. */
@@ -218,22 +234,15 @@ static kin_tensor level_weights(kin_graph *graph, const kin_video_training *trai
 kin_tensor kin_video_training_loss(kin_graph *graph, const kin_video_training *training) {
     const kin_stdit_config *denoiser = training->denoiser;
     int64_t batch = training->batch, two = 2;
-    int64_t dims[5] = {batch, 2 * denoiser->in_channels, training->frames,
-                       training->latent_height, training->latent_width};
+    int64_t dims[5] = {batch, 2 * denoiser->in_channels, training->frames, training->latent_height,
+                       training->latent_width};
     kin_tensor moments = kin_input(graph, "moments", KIN_F32, 5, dims);
     kin_tensor lengths = kin_input(graph, "lengths", KIN_I32, 1, &batch);
     kin_tensor seed = kin_input(graph, "seed", KIN_I64, 1, &two);
     kin_tensor features = text_features(graph, training, lengths);
 
     dims[1] = denoiser->in_channels;
-    kin_tensor parts[KIN_MAX_RANK];
-    kin_split(graph, moments, 1, 2, parts);
-    kin_tensor deviation =
-        kin_exp(graph, kin_scale(graph, kin_clamp(graph, parts[1], -30, 20), 0.5, 0));
-    kin_tensor posterior = kin_random_normal(graph, seed, STREAM_POSTERIOR, 5, dims);
-    kin_tensor sample = kin_add(graph, parts[0], kin_mul(graph, deviation, posterior));
-    kin_tensor x0 = kin_scale(graph, sample, training->scaling_factor, 0);
-
+    kin_tensor x0 = posterior_latents(graph, training, moments, seed, dims);
     kin_tensor t = draw_timesteps(graph, training, seed);
     kin_tensor noise = kin_random_normal(graph, seed, STREAM_NOISE, 5, dims);
     kin_stdit_inputs inputs = {
@@ -248,6 +257,10 @@ kin_tensor kin_video_training_loss(kin_graph *graph, const kin_video_training *t
         inputs.drop = kin_less(graph, draw, limit);
     }
     kin_scope_push(graph, "denoiser");
+    if (training->caption_dropout <= 0) { /* unused here, but files have the null caption */
+        kin_tensor y, n;
+        kin_stdit_guided_text(graph, denoiser, &training->precision, features, lengths, &y, &n);
+    }
     kin_tensor out = kin_stdit(graph, denoiser, &training->precision, &inputs);
     kin_scope_pop(graph);
     kin_diffusion_losses losses;

@@ -30,19 +30,19 @@ typedef struct kin_optimizer_options {
  * nothing. Averages start as what the store holds: see kin_training_start_averages. */
 KIN_API void kin_training_update(kin_graph *graph, kin_tensor loss,
                                  const kin_optimizer_options *options);
-/* Gradient accumulation, part one: appends the backward pass and adds `scale` times the gradients to
- * the variables "gradient.NAME". */
+/* Gradient accumulation, part one: appends the backward pass and adds `scale` times the gradients
+ * to the variables "gradient.NAME". */
 KIN_API void kin_training_accumulate(kin_graph *graph, kin_tensor loss, double scale);
-/* Part two, a graph of its own: the AdamW step from the sums of `accumulated`'s graph, which are then
- * set to zero. Inputs and outputs as kin_training_update. */
+/* Part two, a graph of its own: the AdamW step from the sums of `accumulated`'s graph, which are
+ * then set to zero. Inputs and outputs as kin_training_update. */
 KIN_API void kin_training_apply(kin_graph *graph, const kin_graph *accumulated,
                                 const kin_optimizer_options *options);
 /* Makes each average that the graph has and that was not loaded equal to its weight. */
 KIN_API kin_status kin_training_start_averages(kin_store *store);
 
-/* Training of the image autoencoder. Inputs: "images" [B, 3, Y, X] in -1..1 and "seed" i64 [2]: {seed,
- * step}, from which the posterior's noise is drawn. Outputs: "loss", "reconstruction" (mean absolute
- * error per value) and "kl" (per latent value). */
+/* Training of the image autoencoder. Inputs: "images" [B, 3, Y, X] in -1..1 and "seed" i64 [2]:
+ * {seed, step}, from which the posterior's noise is drawn. Outputs: "loss", "reconstruction" (mean
+ * absolute error per value) and "kl" (per latent value). */
 typedef struct kin_vae_training {
     const kin_sd_vae_config *vae;
     kin_sd_vae_loss_options loss; /* of sums per image; divided here by the number of values */
@@ -53,9 +53,9 @@ typedef struct kin_vae_training {
 /* Returns the loss; variables are named under "vae". */
 KIN_API kin_tensor kin_vae_training_loss(kin_graph *graph, const kin_vae_training *training);
 
-/* How training steps are spread over the noise levels. All zero: as published (uniform, unweighted).
- * The squared error of high noise levels is small, so what they decide (what moves where) is learned
- * last; both knobs give them more of the training. */
+/* How training steps are spread over the noise levels. All zero: as published (uniform,
+ * unweighted). The squared error of high noise levels is small, so what they decide (what moves
+ * where) is learned last; both knobs give them more of the training. */
 typedef struct kin_timestep_options {
     bool stratified;     /* sample j of B draws its level from the j-th B-th of the schedule */
     double weight_power; /* p: the squared error at level t is weighted by ((1 - A_t) / A_t)^p,
@@ -66,14 +66,15 @@ typedef struct kin_timestep_options {
 
 /* Training of the denoiser, with or without its text encoder. Inputs: "moments" [B, 2C, T, Y, X] of
  * the posterior (means, then log-variances), "seed" i64 [2]: {seed, step}, from which posterior
- * noise, timesteps, diffusion noise and caption dropout are drawn; "ids" and "lengths" i32 [B, L] and
- * [B] if the text encoder is trained, else "features" [B, L, caption_channels] and "lengths".
+ * noise, timesteps, diffusion noise and caption dropout are drawn; "ids" and "lengths" i32 [B, L]
+ * and [B] if the text encoder is trained, else "features" [B, L, caption_channels] and "lengths".
  * Outputs: "loss", "mse", "vb" (means over the batch). */
 typedef struct kin_video_training {
     const kin_stdit_config *denoiser;
     const kin_t5_config *text_encoder; /* NULL: features are given */
     const kin_schedule *schedule;
     double scaling_factor;  /* latents = sample * scaling_factor */
+    bool posterior_mean;    /* latents are the posterior's means, not samples of it */
     double caption_dropout; /* probability of the null caption */
     kin_timestep_options timesteps;
     kin_precision precision;

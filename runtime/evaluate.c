@@ -11,7 +11,7 @@ typedef struct evaluation {
     const kin_graph *graph;
     const kin_evaluate_value *given;
     int given_count;
-    bool round_results;
+    kin_evaluate_rounding rounding;
     double **values; /* per value; NULL: not needed, or not made yet */
     bool *needed;    /* nodes */
     double reduction;
@@ -60,6 +60,12 @@ static void round_values(double *values, kin_dtype dtype, int64_t count) {
     }
 }
 
+static bool is_rounded(const evaluation *ev, const kin_desc *in, const kin_desc *out) {
+    if (ev->rounding != KIN_ROUND_NARROWING) return ev->rounding == KIN_ROUND_ALL;
+    return in && in->rank >= 0 && kin_dtype_is_float(in->dtype) &&
+           kin_dtype_size(out->dtype) < kin_dtype_size(in->dtype);
+}
+
 static kin_status run_node(evaluation *ev, const kin_node *node) {
     if (!node->op->reference)
         return kin_fail(ev->context, KIN_UNSUPPORTED, "%s has no reference", node->op->name);
@@ -92,8 +98,9 @@ static kin_status run_node(evaluation *ev, const kin_node *node) {
                               descs + node->in_count,
                               data + node->in_count};
         node->op->reference(&call);
-        for (size_t j = (size_t)node->in_count; ev->round_results && j < count; j++)
-            round_values(data[j], descs[j].dtype, kin_desc_count(&descs[j]));
+        for (size_t j = (size_t)node->in_count; j < count; j++)
+            if (is_rounded(ev, node->in_count ? &descs[0] : NULL, &descs[j]))
+                round_values(data[j], descs[j].dtype, kin_desc_count(&descs[j]));
         kin_cost cost = kin_op_cost(node->op, node->attrs, node->in_count, descs, node->out_count,
                                     descs + node->in_count);
         if (cost.reduction > ev->reduction) ev->reduction = cost.reduction;
@@ -149,14 +156,14 @@ static kin_status evaluate(evaluation *ev, const kin_evaluate_value *wanted, int
 
 kin_status kin_graph_evaluate(kin_graph *graph, const kin_evaluate_value *given, int given_count,
                               const kin_evaluate_value *wanted, int wanted_count,
-                              bool round_results, double *out_reduction) {
+                              kin_evaluate_rounding rounding, double *out_reduction) {
     kin_status status = kin_graph_status(graph);
     if (status != KIN_OK) return status;
     evaluation ev = {.context = graph->context,
                      .graph = graph,
                      .given = given,
                      .given_count = given_count,
-                     .round_results = round_results,
+                     .rounding = rounding,
                      .reduction = 1};
     ev.values = kin_calloc(ev.context, (size_t)graph->value_count, sizeof *ev.values);
     ev.needed = kin_calloc(ev.context, (size_t)graph->node_count + 1, sizeof *ev.needed);
@@ -170,8 +177,8 @@ kin_status kin_graph_evaluate(kin_graph *graph, const kin_evaluate_value *given,
 }
 
 kin_status kin_plan_evaluate(kin_plan *plan, const kin_evaluate_value *given, int given_count,
-                             const kin_evaluate_value *wanted, int wanted_count, bool round_results,
-                             double *out_reduction) {
-    return kin_graph_evaluate(plan->graph, given, given_count, wanted, wanted_count, round_results,
+                             const kin_evaluate_value *wanted, int wanted_count,
+                             kin_evaluate_rounding rounding, double *out_reduction) {
+    return kin_graph_evaluate(plan->graph, given, given_count, wanted, wanted_count, rounding,
                               out_reduction);
 }

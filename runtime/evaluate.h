@@ -16,19 +16,28 @@ typedef struct kin_evaluate_value {
     double *data;     /* only read if given; kin_desc_count doubles */
 } kin_evaluate_value;
 
-/* Computes the wanted outputs from the given inputs and variables. Nothing is rounded, unless
- * `round_results`: then each node's results are rounded to their dtype, as a device stores them,
- * and what changes tells how much the rounding of one unit at every node matters. Updates return
- * their new values and leave what was given alone. out_reduction (may be NULL): the longest sum
- * behind an element of any node that was needed (kin_cost.reduction). KIN_NOT_FOUND if a name is
- * missing, KIN_UNSUPPORTED if an op has no reference. Memory for all values is taken meanwhile. */
+/* What is rounded on the way. */
+typedef enum kin_evaluate_rounding {
+    KIN_ROUND_NOTHING,
+    KIN_ROUND_NARROWING, /* float results of a dtype smaller than input 0's: casts that mean to
+                            round */
+    KIN_ROUND_ALL        /* every float result, to its dtype, as a device stores it: what changes by
+                            it tells how much one unit of rounding at every node matters */
+} kin_evaluate_rounding;
+
+/* Computes the wanted outputs from the given inputs and variables. Updates return their new values
+ * and leave what was given alone. out_reduction (may be NULL): the longest sum behind an element of
+ * any node that was needed (kin_cost.reduction). KIN_NOT_FOUND if a name is missing,
+ * KIN_UNSUPPORTED if an op has no reference. Memory for all values is taken meanwhile. */
 KIN_API kin_status kin_graph_evaluate(kin_graph *graph, const kin_evaluate_value *given,
                                       int given_count, const kin_evaluate_value *wanted,
-                                      int wanted_count, bool round_results, double *out_reduction);
+                                      int wanted_count, kin_evaluate_rounding rounding,
+                                      double *out_reduction);
 /* The same of the program that a plan made of its graph: lowered and with copies. */
 KIN_API kin_status kin_plan_evaluate(kin_plan *plan, const kin_evaluate_value *given,
                                      int given_count, const kin_evaluate_value *wanted,
-                                     int wanted_count, bool round_results, double *out_reduction);
+                                     int wanted_count, kin_evaluate_rounding rounding,
+                                     double *out_reduction);
 
 #ifdef __cplusplus
 }

@@ -160,11 +160,14 @@ static void rewrite_node(rewriter *rw, const kin_node *node) {
         return;
     }
     for (int i = 0; i < node->in_count; i++) in[i] = map_source(rw, node->in[i]);
-    if (node->op->flags & KIN_OP_VIEW) {
-        emit(rw, node, in, out);
-    } else {
-        const kin_kernel *kernel = kernel_for(rw, node, in);
-        if (kernel) {
+    const kin_kernel *kernel = NULL;
+    bool is_view = (node->op->flags & KIN_OP_VIEW) != 0;
+    /* kernels and lowerings may rely on inputs that are there */
+    if (rw->target->status == KIN_OK && !is_view) kernel = kernel_for(rw, node, in);
+    if (rw->target->status == KIN_OK) {
+        if (is_view) {
+            emit(rw, node, in, out);
+        } else if (kernel) {
             if (rw->add_copies) make_dense(rw, node, kernel, in);
             emit(rw, node, in, out);
         } else if (node->op->lower && !rw->add_copies) {

@@ -27,6 +27,13 @@ kin_status kin_video_write(kin_context *context, const char *path, const kin_hos
     return missing(context, path);
 }
 
+kin_status kin_video_check_write(kin_context *context, const char *path, int64_t frames,
+                                 int64_t height, int64_t width,
+                                 const kin_video_write_options *options) {
+    (void)frames, (void)height, (void)width, (void)options;
+    return missing(context, path);
+}
+
 kin_status kin_video_comment(kin_context *context, const char *path, char **out_comment) {
     *out_comment = NULL;
     return missing(context, path);

@@ -67,6 +67,12 @@ KIN_API kin_status kin_video_write(kin_context *context, const char *path,
                                    const kin_host_tensor *clip,
                                    const kin_video_write_options *options);
 
+/* What kin_video_write would say of a clip of this size, before there is one: KIN_INVALID for an
+ * extension, a size, a name or an option that it refuses. It does not look at the folder. */
+KIN_API kin_status kin_video_check_write(kin_context *context, const char *path, int64_t frames,
+                                         int64_t height, int64_t width,
+                                         const kin_video_write_options *options);
+
 /* The comment of a video, or the text "parameters" or "comment" of a PNG, in fresh memory (free
  * with kin_free). KIN_NOT_FOUND if there is none. */
 KIN_API kin_status kin_video_comment(kin_context *context, const char *path, char **out_comment);

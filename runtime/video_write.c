@@ -14,6 +14,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { MAX_FRAMES = 1 << 24, MAX_SIDE = 16384 };
+
 typedef struct video_sink {
     kin_context *context;
     const char *path;
@@ -64,7 +66,7 @@ static kin_status check_clip(kin_context *context, const char *path, const kin_h
     const kin_desc *desc = &clip->desc;
     bool fits = desc->rank == 4 && desc->dtype == KIN_F32 && desc->dims[0] == 3;
     for (int i = 1; fits && i < 4; ++i)
-        fits = desc->dims[i] >= 1 && desc->dims[i] <= (i == 1 ? 1 << 24 : 16384);
+        fits = desc->dims[i] >= 1 && desc->dims[i] <= (i == 1 ? MAX_FRAMES : MAX_SIDE);
     if (fits) return KIN_OK;
     return kin_fail(context, KIN_INVALID, "%s: a clip is f32 (3, T, Y, X), not %s %s", path,
                     kin_dtype_name(desc->dtype), kin_desc_shape_text(desc, shape, sizeof shape));
@@ -99,10 +101,6 @@ static kin_status write_pngs(kin_context *context, const char *path, const kin_h
     int before = 0, digits = 0;
     const char *after = NULL;
     bool pattern = split_pattern(path, &before, &digits, &after);
-    if (!pattern && (frames > 1 || strchr(path, '%')))
-        return kin_fail(context, KIN_INVALID,
-                        "%s: for %lld frames put one %%05d in the name, for the frame's number",
-                        path, (long long)frames);
     uint8_t *rgb = kin_alloc(context, (size_t)height * (size_t)width * 3);
     kin_status status = rgb ? KIN_OK : KIN_OUT_OF_MEMORY;
     const kin_image_text text = {"parameters", comment};
@@ -263,10 +261,6 @@ static kin_status write_video(kin_context *context, const char *path, const kin_
                        .path = path,
                        .height = (int)clip->desc.dims[2],
                        .width = (int)clip->desc.dims[3]};
-    if (is_mp4 && (sink.height % 2 || sink.width % 2))
-        return kin_fail(context, KIN_INVALID,
-                        "%s: H.264 needs an even height and width, not %d x %d; use .mkv or .png",
-                        path, sink.height, sink.width);
     if (av_log_get_level() != AV_LOG_QUIET) av_log_set_level(AV_LOG_QUIET);
     kin_file_writer writer;
     kin_status status = kin_file_writer_open(context, path, &writer);
@@ -279,24 +273,57 @@ static kin_status write_video(kin_context *context, const char *path, const kin_
     return status;
 }
 
-kin_status kin_video_write(kin_context *context, const char *path, const kin_host_tensor *clip,
-                           const kin_video_write_options *options) {
+static kin_video_write_options complete(const kin_video_write_options *options) {
     kin_video_write_options chosen = {0};
     if (options) chosen = *options;
     if (chosen.fps == 0) chosen.fps = 24;
     if (chosen.crf == 0) chosen.crf = 18;
-    kin_status status = check_clip(context, path, clip);
-    if (status != KIN_OK) return status;
+    return chosen;
+}
+
+kin_status kin_video_check_write(kin_context *context, const char *path, int64_t frames,
+                                 int64_t height, int64_t width,
+                                 const kin_video_write_options *options) {
+    const kin_video_write_options chosen = complete(options);
+    const char *extension = extension_of(path), *after = NULL;
+    int before = 0, digits = 0;
+    if (frames < 1 || frames > MAX_FRAMES || height < 1 || height > MAX_SIDE || width < 1 ||
+        width > MAX_SIDE)
+        return kin_fail(context, KIN_INVALID, "%s: %lld frames of %lld x %lld pixels", path,
+                        (long long)frames, (long long)height, (long long)width);
     if (!(chosen.fps >= 0.01 && chosen.fps <= 1000) || chosen.crf < 1 || chosen.crf > 51)
         return kin_fail(context, KIN_INVALID,
                         "%s: %g frames a second (0.01 to 1000), crf %d (1 to 51)", path, chosen.fps,
                         chosen.crf);
+    if (strcmp(extension, ".png") == 0) {
+        if (split_pattern(path, &before, &digits, &after) || (frames == 1 && !strchr(path, '%')))
+            return KIN_OK;
+        return kin_fail(context, KIN_INVALID,
+                        "%s: for %lld frames put one %%05d in the name, for the frame's number",
+                        path, (long long)frames);
+    }
+    if (strcmp(extension, ".mp4") != 0 && strcmp(extension, ".mkv") != 0)
+        return kin_fail(context, KIN_INVALID,
+                        "%s: a clip is written as .mp4, .mkv or .png, not '%s'", path, extension);
+    if (extension[3] == '4' && (height % 2 || width % 2))
+        return kin_fail(
+            context, KIN_INVALID,
+            "%s: H.264 needs an even height and width, not %lld x %lld; use .mkv or .png", path,
+            (long long)height, (long long)width);
+    return KIN_OK;
+}
+
+kin_status kin_video_write(kin_context *context, const char *path, const kin_host_tensor *clip,
+                           const kin_video_write_options *options) {
+    const kin_video_write_options chosen = complete(options);
+    const int64_t *dims = clip->desc.dims;
+    kin_status status = check_clip(context, path, clip);
+    if (status == KIN_OK)
+        status = kin_video_check_write(context, path, dims[1], dims[2], dims[3], options);
+    if (status != KIN_OK) return status;
     const char *extension = extension_of(path);
     if (strcmp(extension, ".png") == 0) return write_pngs(context, path, clip, chosen.comment);
-    if (strcmp(extension, ".mp4") == 0 || strcmp(extension, ".mkv") == 0)
-        return write_video(context, path, clip, &chosen, extension[3] == '4');
-    return kin_fail(context, KIN_INVALID, "%s: a clip is written as .mp4, .mkv or .png, not '%s'",
-                    path, extension);
+    return write_video(context, path, clip, &chosen, extension[3] == '4');
 }
 
 #else

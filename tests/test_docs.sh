@@ -40,6 +40,12 @@ done
 for key in task output data csv steps learning_rate; do
     grep -qx "$key" <<<"$keys" || fault "the key \"$key\" was not found in tools/train_config.c"
 done
+# Verbs of the program in its man page
+verbs=$(sed -n '/kin_verbs\[\] = {/,/};/p' tools/verbs.c | grep -oE '^    \{"[a-z ]+"' | cut -d'"' -f2)
+[ "$(wc -l <<<"$verbs")" -gt 5 ] || fault "tools/verbs.c: the table of verbs is not found"
+while read -r verb; do
+    grep -qE "^\.BI? \"?$verb" docs/kinora.1 || fault "docs/kinora.1 does not have the verb \"$verb\""
+done <<<"$verbs"
 for command in tools/demo.sh tools/test.sh; do
     grep -q "$command" README.md || fault "README.md does not name $command"
 done

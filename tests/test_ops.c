@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "backends/cpu/cpu.h"
 #include "ops/elementwise.h"
 #include "tools/op_suite.h"
 
@@ -160,11 +161,118 @@ static void test_wrong_gradient_fails(void **state) {
     assert_non_null(strstr(result.message, "differences"));
 }
 
+/* ---- kernels that are wrong on purpose ---- */
+
+static void square_elements(const kin_call *call, int64_t count) {
+    const float *x = cpu_data(&call->in[0]);
+    float *y = cpu_data(&call->out[0]);
+    for (int64_t i = 0; i < count; i++) y[i] = x[i] * x[i];
+}
+
+static int64_t count_of(const kin_call *call) {
+    return kin_desc_count(&call->out[0].desc);
+}
+
+static kin_status launch_right(kin_device *device, kin_commands *commands, const kin_call *call) {
+    (void)device;
+    (void)commands;
+    square_elements(call, count_of(call));
+    return KIN_OK;
+}
+
+static kin_status launch_behind(kin_device *device, kin_commands *commands, const kin_call *call) {
+    ((float *)cpu_data(&call->out[0]))[count_of(call)] = 0;
+    return launch_right(device, commands, call);
+}
+
+static kin_status launch_before(kin_device *device, kin_commands *commands, const kin_call *call) {
+    ((float *)cpu_data(&call->out[0]))[-1] = 0;
+    return launch_right(device, commands, call);
+}
+
+static kin_status launch_short(kin_device *device, kin_commands *commands, const kin_call *call) {
+    (void)device;
+    (void)commands;
+    square_elements(call, count_of(call) - 1);
+    return KIN_OK;
+}
+
+static kin_status launch_changing(kin_device *device, kin_commands *commands,
+                                  const kin_call *call) {
+    kin_status status = launch_right(device, commands, call);
+    ((float *)cpu_data(&call->in[0]))[0] += 1;
+    return status;
+}
+
+static kin_status launch_rough(kin_device *device, kin_commands *commands, const kin_call *call) {
+    kin_status status = launch_right(device, commands, call);
+    ((float *)cpu_data(&call->out[0]))[2] *= 1 + 1e-5f;
+    return status;
+}
+
+/* One row for "square" before the CPU's own. */
+typedef struct wrong_device {
+    kin_device device; /* first */
+    kin_backend table;
+    kin_kernel row;
+} wrong_device;
+
+static const kin_kernel *wrong_kernel(const kin_device *device, size_t index) {
+    const wrong_device *wrong = (const wrong_device *)device;
+    return index == 0 ? &wrong->row : kin_backend_cpu.kernel(device, index - 1);
+}
+
+/* Runs a case of square with the given kernel. */
+static kin_suite_result run_square(fixture *made, const kin_kernel *row, const kin_case *test) {
+    wrong_device wrong = {.device = *made->device, .table = kin_backend_cpu, .row = *row};
+    wrong.device.backend = &wrong.table;
+    wrong.table.kernel = wrong_kernel;
+    kin_suite *suite = NULL;
+    kin_suite_result result;
+    assert_int_equal(kin_suite_open(&wrong.device, &suite), KIN_OK);
+    kin_suite_run_results(suite, kin_op_find("square"), test, KIN_F32, &result);
+    kin_suite_close(suite);
+    return result;
+}
+
+static void test_wrong_kernels_fail(void **state) {
+    static const struct {
+        kin_status (*launch)(kin_device *, kin_commands *, const kin_call *);
+        const char *message;
+    } wrong[] = {
+        {launch_behind, "4 bytes behind a buffer"},
+        {launch_before, "bytes before a buffer"},
+        {launch_short, "element 14: got"},
+        {launch_changing, "a second run: result 0 has other bits"},
+        {launch_rough, "element 2: got"},
+    };
+    fixture *made = *state;
+    kin_kernel row = {.op = "square", .name = "test_square", .launch = launch_right};
+    assert_int_equal(run_square(made, &row, &one_case).verdict, KIN_SUITE_PASSED);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        row.launch = wrong[i].launch;
+        kin_suite_result result = run_square(made, &row, &one_case);
+        assert_int_equal(result.verdict, KIN_SUITE_FAILED);
+        if (!strstr(result.message, wrong[i].message))
+            fail_msg("\"%s\" is not in \"%s\"", wrong[i].message, result.message);
+    }
+    /* says that it takes any strides, but does not look at them */
+    kin_case views = one_case;
+    views.inputs[0].layout = KIN_LAYOUT_TRANSPOSED;
+    row.launch = launch_right;
+    assert_int_equal(run_square(made, &row, &views).verdict, KIN_SUITE_PASSED);
+    row.strided = 1;
+    assert_int_equal(run_square(made, &row, &views).verdict, KIN_SUITE_FAILED);
+    views.inputs[0].layout = KIN_LAYOUT_PADDED;
+    assert_int_equal(run_square(made, &row, &views).verdict, KIN_SUITE_FAILED);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cases_exist),
         cmocka_unit_test(test_wrong_result_fails),
         cmocka_unit_test(test_wrong_gradient_fails),
+        cmocka_unit_test(test_wrong_kernels_fail),
         cmocka_unit_test(test_results),
         cmocka_unit_test(test_gradients),
     };

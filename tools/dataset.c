@@ -184,16 +184,20 @@ static kin_status to_bytes(kin_dataset *dataset, item *row, float *values) {
     return KIN_OK;
 }
 
-kin_status kin_dataset_clip(kin_dataset *dataset, int64_t index, uint64_t seed, float *out_values) {
+kin_status kin_dataset_clip(kin_dataset *dataset, int64_t index, uint64_t seed, float *out_values,
+                            int64_t *out_index) {
     kin_status status = KIN_OK;
     for (int tries = 0; tries < MAX_BAD; tries++) {
-        item *row = &dataset->items[(index + tries) % dataset->count];
+        int64_t place = (index + tries) % dataset->count;
+        item *row = &dataset->items[place];
         if (row->bad) continue;
+        if (out_index) *out_index = place;
         if (row->bytes) {
             from_bytes(row->bytes, clip_values(dataset), out_values);
+            status = KIN_OK; /* whatever became of the clips before it */
         } else {
-            status = decode(dataset, (index + tries) % dataset->count, seed, out_values);
-            if (status == KIN_OUT_OF_MEMORY || status == KIN_UNSUPPORTED) return status;
+            status = decode(dataset, place, seed, out_values);
+            if (status == KIN_OUT_OF_MEMORY) return status;
             if (status != KIN_OK) {
                 row->bad = true;
                 kin_log(dataset->context, KIN_LOG_WARN, "%s; the next clip takes its place",

@@ -27,8 +27,10 @@ const char *kin_dataset_path(const kin_dataset *dataset, int64_t index);
 
 /* Clip `index` as (3, T, Y, X) floats in -1..1. The window starts at a place that depends on
  * (seed, index) alone. A file that cannot be read is told once and replaced by the next one that
- * can; KIN_FORMAT if ten in a row are bad. */
-kin_status kin_dataset_clip(kin_dataset *dataset, int64_t index, uint64_t seed, float *out_values);
+ * can; *out_index (may be NULL) tells which one was read, for its caption. KIN_FORMAT if ten in a
+ * row are bad. */
+kin_status kin_dataset_clip(kin_dataset *dataset, int64_t index, uint64_t seed, float *out_values,
+                            int64_t *out_index);
 
 /* The clips of step `step` (from 0): out_indices[0..batch). Every epoch is a fresh permutation that
  * depends on (seed, epoch) alone, so the order needs no state. */

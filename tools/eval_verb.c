@@ -45,7 +45,26 @@ static kin_status read_prompts(kin_context *context, evaluation *e) {
     return KIN_OK;
 }
 
-/* Clip n is prompt n modulo their number, with seed first_seed + n modulo the number of seeds. */
+/* The prompts are taken in strides, so that few clips see all kinds of prompts: the stride has no
+ * common divisor with their number. */
+static const char *prompt_of(const evaluation *e, int64_t clip) {
+    int64_t stride = e->line_count * 5 / 13 + 1, a, b;
+    do {
+        stride++;
+        for (a = stride, b = e->line_count; b;) {
+            int64_t rest = a % b;
+            a = b;
+            b = rest;
+        }
+    } while (a != 1);
+    return e->lines[clip * stride % e->line_count];
+}
+
+/* Which of the seeds a clip has: each prompt meets all of them in turn. */
+static int64_t seed_of(const evaluation *e, int64_t clip) {
+    return (clip + clip / e->line_count) % e->seeds;
+}
+
 static kin_status run_batch(kin_pipeline *pipeline, evaluation *e, int64_t first, int64_t count,
                             kin_contact_sheet *sheet) {
     const char *prompts[BATCH];
@@ -53,9 +72,9 @@ static kin_status run_batch(kin_pipeline *pipeline, evaluation *e, int64_t first
     kin_host_tensor frames = {.data = NULL};
     for (int64_t i = 0; i < count; i++) {
         int64_t n = first + i;
-        prompts[i] = e->lines[n % e->line_count];
+        prompts[i] = prompt_of(e, n);
         /* clips of one prompt and one seed would be equal: the round is part of the seed */
-        seeds[i] = (uint64_t)(e->first_seed + n % e->seeds) * 1000003u + (uint64_t)n;
+        seeds[i] = (uint64_t)(e->first_seed + seed_of(e, n)) * 1000003u + (uint64_t)n;
     }
     kin_generation generation = {.count = count,
                                  .prompts = prompts,
@@ -63,14 +82,12 @@ static kin_status run_batch(kin_pipeline *pipeline, evaluation *e, int64_t first
                                  .frames = pipeline->defaults.frames,
                                  .height = pipeline->defaults.height,
                                  .width = pipeline->defaults.width,
-                                 .steps = e->steps > 0 ? e->steps : pipeline->defaults.steps,
-                                 .cfg_scale =
-                                     e->cfg_scale > 0 ? e->cfg_scale : pipeline->defaults.cfg_scale,
+                                 .steps = e->steps,
+                                 .cfg_scale = e->cfg_scale,
                                  .cfg_channels = pipeline->defaults.cfg_channels,
-                                 .method = pipeline->defaults.method,
+                                 .method = strcmp(e->method, "ddim") == 0 ? KIN_SAMPLER_DDIM
+                                                                          : KIN_SAMPLER_IDDPM,
                                  .quiet = true};
-    if (e->method)
-        generation.method = strcmp(e->method, "ddim") == 0 ? KIN_SAMPLER_DDIM : KIN_SAMPLER_IDDPM;
     kin_status status = kin_pipeline_generate(pipeline, &generation, &frames);
     for (int64_t i = 0; status == KIN_OK && i < count; i++) {
         kin_host_tensor clip = kin_pipeline_clip(&frames, i);
@@ -87,8 +104,8 @@ static json_t *summary(const evaluation *e, int64_t seed) {
     for (int64_t n = 0; n < e->clips; n++) {
         kin_synth_combination want;
         const kin_pixel_verdict *got = &e->verdicts[n];
-        if (seed >= 0 && n % e->seeds != seed) continue;
-        if (!kin_synth_parse_caption(e->lines[n % e->line_count], &want)) continue;
+        if (seed >= 0 && seed_of(e, n) != seed) continue;
+        if (!kin_synth_parse_caption(prompt_of(e, n), &want)) continue;
         bool c = got->colour == want.colour, d = got->direction == want.direction;
         total++;
         colour += c;
@@ -105,6 +122,9 @@ static kin_status write_results(kin_context *context, const evaluation *e) {
     json_t *root = summary(e, -1), *seeds = json_array(), *clips = json_array();
     json_object_set_new(root, "model", json_string(e->model));
     json_object_set_new(root, "prompts", json_string(e->prompts));
+    json_object_set_new(root, "sampling",
+                        json_pack("{s:s, s:I, s:f}", "method", e->method, "steps",
+                                  (json_int_t)e->steps, "cfg_scale", e->cfg_scale));
     for (int64_t s = 0; s < e->seeds; s++) {
         json_t *part = summary(e, s);
         json_object_set_new(part, "seed", json_integer(e->first_seed + s));
@@ -113,8 +133,8 @@ static kin_status write_results(kin_context *context, const evaluation *e) {
     for (int64_t n = 0; n < e->clips; n++) {
         const kin_pixel_verdict *v = &e->verdicts[n];
         json_array_append_new(
-            clips, json_pack("{s:s, s:I, s:s, s:s, s:f}", "prompt", e->lines[n % e->line_count],
-                             "seed", (json_int_t)(e->first_seed + n % e->seeds), "colour",
+            clips, json_pack("{s:s, s:I, s:s, s:s, s:f}", "prompt", prompt_of(e, n), "seed",
+                             (json_int_t)(e->first_seed + seed_of(e, n)), "colour",
                              v->colour < 0 ? "none" : kin_synth_colour_name(v->colour), "direction",
                              v->direction < 0 ? "none" : kin_synth_direction_name(v->direction),
                              "confidence", (double)v->confidence));
@@ -140,6 +160,9 @@ static kin_status evaluate(kin_common *common, evaluation *e) {
     kin_contact_sheet *sheet = NULL;
     kin_status status = kin_pipeline_open(context, common->handle, e->model, &pipeline);
     if (status != KIN_OK) return status;
+    if (e->steps <= 0) e->steps = pipeline.defaults.steps;
+    if (e->cfg_scale <= 0) e->cfg_scale = pipeline.defaults.cfg_scale;
+    if (!e->method) e->method = pipeline.defaults.method == KIN_SAMPLER_DDIM ? "ddim" : "iddpm";
     status = read_prompts(context, e);
     if (status == KIN_OK) {
         e->verdicts = kin_calloc(context, (size_t)e->clips, sizeof *e->verdicts);

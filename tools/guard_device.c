@@ -111,11 +111,15 @@ static kin_status inspect(kin_guard *guard, guard_buffer *buffer) {
         size_t at = side ? GUARD + buffer->size : 0;
         kin_status status = backend->download(guard->inner, buffer->inner, at, bytes, GUARD);
         if (status != KIN_OK) return status;
-        for (int i = 0; i < GUARD && !guard->damage[0]; i++)
-            if (bytes[i] != MARK)
-                snprintf(guard->damage, sizeof guard->damage,
-                         "a kernel wrote %d bytes %s a buffer of %zu bytes",
-                         side ? i + 1 : GUARD - i, side ? "behind" : "before", buffer->size);
+        int reach = 0; /* bytes from the buffer to the farthest damaged one */
+        for (int i = 0; i < GUARD; i++) {
+            int distance = side ? i + 1 : GUARD - i;
+            if (bytes[i] != MARK && distance > reach) reach = distance;
+        }
+        if (reach)
+            snprintf(guard->damage, sizeof guard->damage,
+                     "a kernel wrote up to %d bytes %s a buffer of %zu bytes", reach,
+                     side ? "behind" : "before", buffer->size);
     }
     return KIN_OK;
 }

@@ -39,7 +39,7 @@ static int find_variable(const kin_graph *graph, const char *name) {
 /* Counts what of the file belongs to the model. With `out` it is told, too. */
 static kin_status compare(kin_context *context, const kin_checkpoint *file,
                           const kin_model_choice *choice, match *m, FILE *out) {
-    *m = (match){NULL};
+    *m = (match){.graph = NULL};
     kin_status status = kin_graph_create(context, &m->graph);
     if (status != KIN_OK) return status;
     kin_model_append_any(m->graph, choice);
@@ -58,10 +58,13 @@ static kin_status compare(kin_context *context, const kin_checkpoint *file,
             continue;
         }
         const kin_desc *desc = kin_tensor_desc(m->graph, kin_variable_at(m->graph, index));
+        bool fit = fits(desc, &tensor->desc);
+        if (!m->has[index]) { /* T5's table may be there under two names */
+            m->found += fit;
+            m->other_shape += !fit;
+        }
         m->has[index] = true;
-        if (fits(desc, &tensor->desc)) m->found++;
-        else m->other_shape++;
-        if (out && !fits(desc, &tensor->desc))
+        if (out && !fit)
             fprintf(out, "another shape\t%s\t%s, the model has %s\n", tensor->name,
                     kin_desc_shape_text(&tensor->desc, have, sizeof have),
                     kin_desc_shape_text(desc, want, sizeof want));
@@ -82,7 +85,11 @@ static void free_match(kin_context *context, match *m) {
  * does. */
 static bool guess(kin_context *context, const char *path, const kin_checkpoint *file,
                   kin_model_choice *out) {
-    if (kin_file_is_folder(path) && kin_model_choose(context, path, out) == KIN_OK) return true;
+    char *folder =
+        kin_file_is_folder(path) ? kin_strdup(context, path) : kin_path_folder(context, path);
+    bool known = folder && kin_model_choose(context, folder, out) == KIN_OK;
+    kin_free(context, folder);
+    if (known) return true;
     kin_model_choice candidate;
     size_t most = 0;
     for (int i = 0; kin_model_named_at(context, i, &candidate); i++) {

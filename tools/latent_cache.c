@@ -1,15 +1,15 @@
 /* Latents and text features on disk. */
-#define _POSIX_C_SOURCE 200809L
 #include "tools/latent_cache.h"
 
 #include "runtime/file.h"
 #include "runtime/safetensors.h"
 #include "runtime/weights.h"
+#include "tools/fingerprint.h"
 #include "tools/tool.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define FINGERPRINT_KEY "kinora.made_from"
 
@@ -17,35 +17,9 @@ struct kin_latent_cache {
     kin_context *context;
     kin_safetensors *file;
     size_t values;
+    int64_t count;
     const float **clips;
 };
-
-/* FNV-1a over text. */
-static uint64_t mix(uint64_t hash, const void *data, size_t size) {
-    const unsigned char *bytes = data;
-    for (size_t i = 0; i < size; i++) hash = (hash ^ bytes[i]) * 1099511628211u;
-    return hash;
-}
-
-/* Name, size and time of change of a file, or of a folder's weights. */
-static uint64_t mix_file(uint64_t hash, const char *path) {
-    static const char *const names[] = {"", "/diffusion_pytorch_model.safetensors",
-                                        "/model.safetensors", "/config.json"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char full[4096];
-        struct stat info;
-        snprintf(full, sizeof full, "%s%s", path, names[i]);
-        if (stat(full, &info) != 0 || !S_ISREG(info.st_mode)) continue;
-        int64_t facts[3] = {(int64_t)info.st_size, (int64_t)info.st_mtim.tv_sec,
-                            (int64_t)info.st_mtim.tv_nsec};
-        hash = mix(mix(hash, full, strlen(full)), facts, sizeof facts);
-    }
-    return hash;
-}
-
-static void fingerprint_text(uint64_t hash, char text[32]) {
-    snprintf(text, 32, "%016llx", (unsigned long long)hash);
-}
 
 /* Opens the cache at `path` if it was made from the same things. */
 static bool open_same(kin_context *context, const char *path, const char *fingerprint,
@@ -77,12 +51,18 @@ static kin_status encode_clip(void *user, size_t index, void *bytes, size_t size
     encoder *e = user;
     const kin_dataset_options *data = &e->config->data;
     size_t pixels = (size_t)data->height * (size_t)data->width;
-    (void)size;
     if (kin_interrupted())
         return kin_fail(e->context, KIN_CANCELLED, "interrupted while encoding the clips");
+    int64_t read;
     kin_status status =
-        kin_dataset_clip(e->data, (int64_t)index, (uint64_t)e->config->seed, e->clip);
+        kin_dataset_clip(e->data, (int64_t)index, (uint64_t)e->config->seed, e->clip, &read);
     if (status != KIN_OK) return status;
+    if (read != (int64_t)index) { /* not with this caption: see kin_latent_cache_row */
+        float *values = bytes;
+        for (size_t i = 0; i < size / sizeof *values; i++) values[i] = NAN;
+        kin_progress_show(&e->progress, ++e->done, NULL);
+        return KIN_OK;
+    }
     for (int64_t f = 0; f < data->frames; f++)
         for (int64_t c = 0; c < 3; c++)
             memcpy(e->images + (size_t)(f * 3 + c) * pixels,
@@ -124,8 +104,8 @@ static kin_status encoder_open(encoder *e, kin_device *device, const kin_sd_vae_
     kin_graph_destroy(graph);
     e->clip = kin_alloc(e->context, values * sizeof(float));
     e->images = kin_alloc(e->context, values * sizeof(float));
-    e->moments = kin_alloc(e->context, (size_t)(data->frames * e->channels * e->plane) *
-                                           sizeof(float));
+    e->moments =
+        kin_alloc(e->context, (size_t)(data->frames * e->channels * e->plane) * sizeof(float));
     if (status == KIN_OK && (!e->clip || !e->images || !e->moments)) status = KIN_OUT_OF_MEMORY;
     return status;
 }
@@ -178,16 +158,18 @@ kin_status kin_latent_cache_open(kin_context *context, kin_device *device,
     kin_latent_cache *cache = kin_calloc(context, 1, sizeof *cache);
     char *path = kin_path_join(context, config->output, "latents.safetensors");
     int64_t count = kin_dataset_count(data);
-    kin_status status = cache && path ? kin_make_folders(context, config->output)
-                                      : KIN_OUT_OF_MEMORY;
+    kin_status status =
+        cache && path ? kin_make_folders(context, config->output) : KIN_OUT_OF_MEMORY;
     if (status == KIN_OK) {
         const kin_dataset_options *o = &config->data;
-        int64_t facts[] = {count,    o->frames, o->interval, o->height,
+        int64_t facts[] = {count,    o->frames, o->interval,  o->height,
                            o->width, o->resize, config->seed, (int64_t)config->precision.compute};
-        uint64_t hash = mix(14695981039346656037u, facts, sizeof facts);
-        hash = mix_file(mix_file(hash, config->vae_path), o->csv);
-        char fingerprint[32];
-        fingerprint_text(hash, fingerprint);
+        uint64_t hash = kin_fingerprint_bytes(KIN_FINGERPRINT_START, facts, sizeof facts);
+        hash = kin_fingerprint_path(kin_fingerprint_path(hash, config->vae_path), o->csv);
+        for (int64_t i = 0; i < count; i++)
+            hash = kin_fingerprint_path(hash, kin_dataset_path(data, i));
+        char fingerprint[KIN_FINGERPRINT_TEXT];
+        kin_fingerprint_text(hash, fingerprint);
         cache->context = context;
         if (!open_same(context, path, fingerprint, &cache->file)) {
             status = make_latents(context, device, config, vae, data, quiet, path, fingerprint);
@@ -197,6 +179,7 @@ kin_status kin_latent_cache_open(kin_context *context, kin_device *device,
         }
     }
     if (status == KIN_OK) {
+        cache->count = count;
         cache->clips = kin_calloc(context, (size_t)count, sizeof *cache->clips);
         if (!cache->clips) status = KIN_OUT_OF_MEMORY;
     }
@@ -224,6 +207,14 @@ void kin_latent_cache_close(kin_latent_cache *cache) {
 
 size_t kin_latent_cache_values(const kin_latent_cache *cache) {
     return cache->values;
+}
+
+int64_t kin_latent_cache_row(const kin_latent_cache *cache, int64_t index) {
+    for (int64_t tries = 0; tries < cache->count; tries++) {
+        int64_t row = (index + tries) % cache->count;
+        if (!isnan(cache->clips[row][0])) return row;
+    }
+    return index;
 }
 
 const float *kin_latent_cache_clip(const kin_latent_cache *cache, int64_t index) {
@@ -273,13 +264,17 @@ kin_status kin_text_cache_open(kin_context *context, kin_device *device,
                                int64_t text_length, const char *tokenizer_path,
                                kin_host_tensor *out_features) {
     int64_t dims[3] = {count, text_length, text->d_model};
-    char fingerprint[32];
+    char fingerprint[KIN_FINGERPRINT_TEXT];
     char *path = kin_path_join(context, config->output, "features.safetensors");
     kin_safetensors *file = NULL;
     if (!path) return KIN_OUT_OF_MEMORY;
-    uint64_t hash = mix(14695981039346656037u, ids, (size_t)(count * text_length) * sizeof *ids);
-    hash = mix_file(mix_file(hash, config->text_encoder_path), tokenizer_path);
-    fingerprint_text(mix(hash, dims, sizeof dims), fingerprint);
+    uint64_t hash = kin_fingerprint_bytes(KIN_FINGERPRINT_START, ids,
+                                          (size_t)(count * text_length) * sizeof *ids);
+    hash =
+        kin_fingerprint_path(kin_fingerprint_path(hash, config->text_encoder_path), tokenizer_path);
+    int64_t compute = (int64_t)config->precision.compute;
+    hash = kin_fingerprint_bytes(hash, &compute, sizeof compute);
+    kin_fingerprint_text(kin_fingerprint_bytes(hash, dims, sizeof dims), fingerprint);
     kin_status status = kin_host_tensor_create(context, KIN_F32, 3, dims, out_features);
     if (status == KIN_OK && open_same(context, path, fingerprint, &file)) {
         const kin_named_tensor *tensor;

@@ -16,6 +16,9 @@ kin_status kin_latent_cache_open(kin_context *context, kin_device *device,
 void kin_latent_cache_close(kin_latent_cache *cache);
 /* Floats of one clip's moments, and the moments (means, then log-variances). */
 size_t kin_latent_cache_values(const kin_latent_cache *cache);
+/* The clip to take for `index`: itself, or the next one that could be read when they were encoded. A
+ * clip that could not is kept as NaN. */
+int64_t kin_latent_cache_row(const kin_latent_cache *cache, int64_t index);
 const float *kin_latent_cache_clip(const kin_latent_cache *cache, int64_t index);
 
 /* OUTPUT/features.safetensors: features [count, L, C] f32 of captions, by the text encoder of

@@ -1,7 +1,19 @@
 /* The program kinora: finds the verb and runs it. */
+#define _POSIX_C_SOURCE 200809L
 #include "tools/tool.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+/* GNU OpenMP reads its settings before main. As it comes, a thread that waits for others spins for
+ * milliseconds; where other work shares the processors, each barrier then costs a time slice. A
+ * short spin, then sleep, is as fast on a quiet machine. So the program starts itself anew with
+ * that setting, unless the user has chosen one. */
+static void wait_politely(char **arguments) {
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
+    if (setenv("GOMP_SPINCOUNT", "4000", 1) == 0) execv("/proc/self/exe", arguments);
+}
 
 static void print_usage(FILE *out) {
     fprintf(out, "usage: kinora VERB [flags]\n\n");
@@ -58,24 +70,30 @@ static int unknown_verb(int count, char **arguments) {
     return KIN_EXIT_USAGE;
 }
 
-int main(int count, char **arguments) {
+static int run(int count, char **arguments) {
     int words = 0;
-    if (count < 2) {
+    if (count < 1) {
         print_usage(stderr);
         return KIN_EXIT_USAGE;
     }
-    if (strcmp(arguments[1], "--help") == 0 || strcmp(arguments[1], "-h") == 0 ||
-        strcmp(arguments[1], "help") == 0) {
+    if (strcmp(arguments[0], "--help") == 0 || strcmp(arguments[0], "-h") == 0 ||
+        strcmp(arguments[0], "help") == 0) {
         print_usage(stdout);
         return KIN_EXIT_OK;
     }
-    if (strcmp(arguments[1], "--version") == 0) {
+    if (strcmp(arguments[0], "--version") == 0) {
         printf("kinora %s\n", kin_version());
         return KIN_EXIT_OK;
     }
-    const kin_verb *verb = find_verb(count - 1, arguments + 1, &words);
-    if (!verb) return unknown_verb(count - 1, arguments + 1);
-    int status = verb->run(count - 1 - words, arguments + 1 + words);
+    const kin_verb *verb = find_verb(count, arguments, &words);
+    if (!verb) return unknown_verb(count, arguments);
+    return verb->run(count - words, arguments + words);
+}
+
+/* A full disk under standard output is told, too. */
+int main(int count, char **arguments) {
+    wait_politely(arguments);
+    int status = run(count - 1, arguments + 1);
     if (fflush(stdout) != 0 || ferror(stdout)) {
         fprintf(stderr, "kinora: standard output cannot be written\n");
         if (status == KIN_EXIT_OK) status = KIN_EXIT_FAILED;

@@ -276,6 +276,9 @@ void suite_case_close(suite_case *sc) {
 /* What is as large as this is infinite in f16. */
 static const double f16_overflow = 65520;
 
+/* Of lowerings in double, whose constants are f32. */
+static const double lowering_tolerance = 1e-6;
+
 typedef struct difference {
     double error, largest; /* error: infinite where only one side is NaN or infinite */
     int64_t element;
@@ -330,6 +333,10 @@ bool suite_compare(suite_case *sc, const char *what, const kin_desc *desc, const
     return true;
 }
 
+kin_evaluate_rounding suite_exact(const suite_case *sc) {
+    return sc->dtype == KIN_F32 ? KIN_ROUND_NARROWING : KIN_ROUND_NOTHING;
+}
+
 double suite_units(const suite_case *sc, double reduction) {
     double unit = sc->dtype == KIN_BF16  ? ldexp(1, -8)
                   : sc->dtype == KIN_F16 ? ldexp(1, -11)
@@ -345,4 +352,12 @@ double suite_largest_change(const kin_desc *desc, const double *a, const double 
         if (isfinite(change) && change > largest) largest = change;
     }
     return largest;
+}
+
+bool suite_same_in_double(suite_case *sc, const kin_desc *desc, const double *got,
+                          const double *want) {
+    difference d = find_difference(KIN_F64, got, want, kin_desc_count(desc));
+    if (d.error <= lowering_tolerance * d.largest) return true;
+    return suite_fail(sc, "the lowering, in double: element %lld is %.12g, by the reference %.12g",
+                      (long long)d.element, got[d.element], want[d.element]);
 }

@@ -66,8 +66,15 @@ void suite_reference(const suite_case *sc, const double *const *in, double *cons
  * and notes the worst error. Also checks that a deviation would be caught. */
 bool suite_compare(suite_case *sc, const char *what, const kin_desc *desc, const double *got,
                    const double *want, double reduction, double extra);
+/* False, and a failure, unless a program of simpler ops gives in double what the reference gives,
+ * to 1e-6 of the largest element: its constants are f32. */
+bool suite_same_in_double(suite_case *sc, const kin_desc *desc, const double *got,
+                          const double *want);
 /* The largest |a - b| where both are finite; 0 for integers, which must be equal. */
 double suite_largest_change(const kin_desc *desc, const double *a, const double *b);
+/* How a program is evaluated without the rounding of storage. In the suite's f32 runs a cast to a
+ * smaller dtype is meant to round. */
+kin_evaluate_rounding suite_exact(const suite_case *sc);
 /* The units of rounding that the tolerance of the dtype under test stands for. */
 double suite_units(const suite_case *sc, double reduction);
 

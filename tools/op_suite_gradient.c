@@ -74,8 +74,8 @@ static int all_given(const suite_case *sc, kin_evaluate_value *given) {
 }
 
 /* In double, into values[]: the program of `plan`, or, without one, the graph as it was made. */
-static bool evaluate(suite_case *sc, gradients *made, kin_plan *plan, bool round_results,
-                     double **values, double *out_reduction) {
+static bool evaluate(suite_case *sc, gradients *made, kin_plan *plan,
+                     kin_evaluate_rounding rounding, double **values, double *out_reduction) {
     kin_evaluate_value given[MAX_GIVEN], wanted[KIN_MAX_CASE_INPUTS];
     int given_count = all_given(sc, given), wanted_count = 0;
     for (int i = 0; i < sc->input_count; i++) {
@@ -88,9 +88,9 @@ static bool evaluate(suite_case *sc, gradients *made, kin_plan *plan, bool round
     }
     if (wanted_count == 0) return true;
     kin_status status = plan ? kin_plan_evaluate(plan, given, given_count, wanted, wanted_count,
-                                                 round_results, out_reduction)
+                                                 rounding, out_reduction)
                              : kin_graph_evaluate(made->graph, given, given_count, wanted,
-                                                  wanted_count, round_results, out_reduction);
+                                                  wanted_count, rounding, out_reduction);
     return suite_ok(sc, "gradient by references", status);
 }
 
@@ -253,8 +253,8 @@ static bool check_device(suite_case *sc, gradients *made) {
     if (!any) return true;
     kin_device *device = kin_guard_device(sc->suite->guard);
     if (!suite_ok(sc, "gradient", kin_plan_build(made->graph, device, NULL, &made->plan)) ||
-        !evaluate(sc, made, made->plan, false, made->planned, &reduction) ||
-        !evaluate(sc, made, made->plan, true, made->rounded, &reduction) ||
+        !evaluate(sc, made, made->plan, suite_exact(sc), made->planned, &reduction) ||
+        !evaluate(sc, made, made->plan, KIN_ROUND_ALL, made->rounded, &reduction) ||
         !suite_ok(sc, "gradient", run_on_device(sc, made)))
         return false;
     sc->result->lowered = kin_plan_summarize(made->plan)->kernels_missing > 0;
@@ -266,7 +266,7 @@ static bool check_device(suite_case *sc, gradients *made) {
 static void run_gradient(suite_case *sc) {
     gradients made = {.graph = NULL};
     double reduction = 1;
-    if (build(sc, &made) && evaluate(sc, &made, NULL, false, made.exact, &reduction) &&
+    if (build(sc, &made) && evaluate(sc, &made, NULL, KIN_ROUND_NOTHING, made.exact, &reduction) &&
         (sc->dtype != KIN_F32 || check_differences(sc, &made)))
         check_device(sc, &made);
     kin_plan_free(made.plan);

@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-enum { STREAM_INITIAL = 100, STREAM_STEPS = 101 };
+enum { STREAM_INITIAL = 100, STREAM_STEPS = 101, MAX_FRAMES = 4096, MAX_SIDE = 8192 };
 
 static const char *const index_keys[] = {
     "_class_name",  "_diffusers_version", "transformer", "vae",       "text_encoder",
@@ -49,6 +49,10 @@ static kin_status read_index(kin_context *context, const char *folder,
     if (status == KIN_OK)
         status = kin_json_get_string(context, root, path, "sampling_method", method, &method);
     if (status == KIN_OK && strcmp(method, "ddim") == 0) out->method = KIN_SAMPLER_DDIM;
+    else if (status == KIN_OK && strcmp(method, "iddpm") != 0)
+        status = kin_fail(context, KIN_INVALID,
+                          "%s: sampling_method must be \"ddim\" or \"iddpm\", not \"%s\"", path,
+                          method);
     json_decref(root);
     kin_free(context, path);
     return status;
@@ -248,6 +252,11 @@ static kin_tensor denoise(void *user, kin_graph *graph, kin_tensor x, kin_tensor
         kin_stdit_guided_text(graph, config, &d->pipeline->precision, inputs.y, inputs.y_lengths,
                               &inputs.y, &inputs.y_lengths);
     }
+    if (!d->guided || d->negative) { /* unused here, but the file has the null caption */
+        kin_tensor y, lengths;
+        kin_stdit_guided_text(graph, config, &d->pipeline->precision, inputs.y, inputs.y_lengths,
+                              &y, &lengths);
+    }
     kin_tensor out = kin_stdit(graph, config, &d->pipeline->precision, &inputs);
     kin_scope_pop(graph);
     return out;
@@ -279,13 +288,13 @@ static bool step_done(void *user, int call, int calls, const float *latents) {
 
 static kin_status check_sizes(const kin_pipeline *p, const kin_generation *g) {
     int64_t factor = kin_sd_vae_factor(&p->vae);
-    if (g->frames >= 1 && g->steps >= 1 && g->steps <= 1000 && g->count >= 1 &&
-        g->height >= factor && g->width >= factor && g->height % factor == 0 &&
-        g->width % factor == 0)
+    if (g->frames >= 1 && g->frames <= MAX_FRAMES && g->steps >= 1 && g->steps <= 1000 &&
+        g->count >= 1 && g->height >= factor && g->height <= MAX_SIDE && g->width >= factor &&
+        g->width <= MAX_SIDE && g->height % factor == 0 && g->width % factor == 0)
         return KIN_OK;
     return kin_fail(p->context, KIN_INVALID,
                     "%lld frames of %lldx%lld in %lld steps cannot be made: height and width must "
-                    "be multiples of %lld, steps 1 to 1000",
+                    "be multiples of %lld up to 8192, frames 1 to 4096, steps 1 to 1000",
                     (long long)g->frames, (long long)g->height, (long long)g->width,
                     (long long)g->steps, (long long)factor);
 }

@@ -45,9 +45,14 @@ static const kin_optimizer_options optimizer = {
 
 enum { VAE_FACTOR = 8 }; /* of the published autoencoder, in front of every published denoiser */
 
+static int64_t text_length(const request *r) {
+    if (r->text_length > 0) return r->text_length;
+    return r->choice.kind == KIN_MODEL_STDIT ? r->choice.stdit.model_max_length : 120;
+}
+
 static kin_status append_stdit(kin_graph *graph, const request *r) {
     const kin_stdit_config *c = &r->choice.stdit;
-    int64_t length = r->text_length > 0 ? r->text_length : c->model_max_length;
+    int64_t length = text_length(r);
     int64_t rows = r->height / VAE_FACTOR, columns = r->width / VAE_FACTOR;
     if (rows < 1 || columns < 1 || r->height % VAE_FACTOR || r->width % VAE_FACTOR)
         return kin_fail(kin_graph_context(graph), KIN_INVALID,
@@ -111,7 +116,7 @@ static kin_status append_vae(kin_graph *graph, const request *r) {
 }
 
 static kin_status append_t5(kin_graph *graph, const request *r) {
-    int64_t dims[2] = {r->batch, r->text_length > 0 ? r->text_length : 120};
+    int64_t dims[2] = {r->batch, text_length(r)};
     if (r->train)
         return kin_fail(kin_graph_context(graph), KIN_INVALID,
                         "a text encoder is not trained alone: plan the denoiser with --train");
@@ -138,7 +143,7 @@ static int64_t count_parameters(const kin_graph *graph) {
     int64_t count = 0;
     for (int i = 0; i < kin_variable_count(graph); i++) {
         kin_tensor variable = kin_variable_at(graph, i);
-        if (kin_variable_kind_of(graph, variable) != KIN_VARIABLE_STATE)
+        if (kin_variable_kind_of(graph, variable) == KIN_VARIABLE_WEIGHT)
             count += kin_desc_count(kin_tensor_desc(graph, variable));
     }
     return count;
@@ -152,9 +157,15 @@ static void print_bytes(const char *name, uint64_t bytes) {
 
 static void print_plan(const request *r, const kin_plan *plan, int64_t parameters, double seconds) {
     const kin_plan_summary *s = kin_plan_summarize(plan);
-    printf("%s, %s, %lld x %lldx%lldx%lld, on %s: %lld parameters\n", r->choice.name,
-           r->train ? "one training step" : "one forward pass", (long long)r->batch,
-           (long long)r->frames, (long long)r->height, (long long)r->width,
+    char size[96];
+    if (r->choice.kind == KIN_MODEL_T5)
+        snprintf(size, sizeof size, "%lld x %lld tokens", (long long)r->batch,
+                 (long long)text_length(r));
+    else
+        snprintf(size, sizeof size, "%lld x %lldx%lldx%lld", (long long)r->batch,
+                 (long long)r->frames, (long long)r->height, (long long)r->width);
+    printf("%s, %s, %s, on %s: %lld parameters\n", r->choice.name,
+           r->train ? "one training step" : "one forward pass", size,
            kin_plan_device(plan)->info.name, (long long)parameters);
     print_bytes("weights", s->weights);
     print_bytes("activations", s->activations);

@@ -22,7 +22,7 @@ static const struct {
     float article_a;                           /* share of "a" against "the" */
     int supersample;                           /* samples per pixel and axis */
     int crf;                                   /* of H.264 */
-} recipe = {32.0f, 4.0f,  6.0f,  10.0f, 17.0f, 1.05f, 1.4f, 0.89f, 1.2f,
+} recipe = {32.0f, 4.0f,  5.5f,  14.0f, 20.0f, 1.05f, 1.4f, 0.89f, 1.2f,
             2.1f,  20.0f, 60.0f, 4.0f,  12.0f, 0.7f,  8,    12};
 
 static const struct {

@@ -30,6 +30,7 @@ typedef struct kin_train_config {
     uint64_t memory; /* 0: no limit */
     bool recompute;  /* every segment, whatever the memory */
     int64_t log_every, checkpoint_every, keep_checkpoints;
+    int64_t stop_at; /* no key: stops there as Ctrl-C does, if not 0 (for kinora check resume) */
     /* vae */
     kin_sd_vae_config vae;
     kin_sd_vae_loss_options loss;
@@ -38,6 +39,8 @@ typedef struct kin_train_config {
     const char *vae_path, *init_path;
     kin_stdit_config denoiser;
     kin_t5_config text_encoder;
+    bool posterior_mean; /* latents are the means of the vae's posterior, not samples */
+    bool from_scratch;   /* models/stdit_start.h, in place of the published start */
     bool train_text_encoder;
     const char *text_encoder_path;
     const char *tokenizer_path;
@@ -81,15 +84,20 @@ kin_status kin_train_run(kin_context *context, kin_device *device, const kin_tra
 /* The tasks. */
 kin_status kin_train_vae(kin_context *context, kin_device *device, const kin_train_config *config,
                          bool resume, bool quiet);
-kin_status kin_train_video(kin_context *context, kin_device *device,
-                           const kin_train_config *config, bool resume, bool quiet);
+kin_status kin_train_video(kin_context *context, kin_device *device, const kin_train_config *config,
+                           bool resume, bool quiet);
 /* Either, as the configuration says. */
 kin_status kin_train(kin_context *context, kin_device *device, const kin_train_config *config,
                      bool resume, bool quiet);
 
+/* Makes the folder if needed, locks it against a second trainer (KIN_IO if there is one), and
+ * removes the unfinished files of a trainer that was killed. */
+kin_status kin_train_folder_lock(kin_context *context, const char *output, int *out_lock);
+void kin_train_folder_unlock(int lock);
+
 /* The newest whole checkpoint of a run: its path in fresh memory and its step; KIN_NOT_FOUND. */
 kin_status kin_train_checkpoint_find(kin_context *context, const char *output, char **out_path,
-                               int64_t *out_step);
+                                     int64_t *out_step);
 /* OUTPUT/checkpoint-00001234.safetensors in fresh memory. */
 char *kin_train_checkpoint_path(kin_context *context, const char *output, int64_t step);
 /* Removes all but the newest `keep`. */
@@ -97,7 +105,7 @@ void kin_train_checkpoint_prune(kin_context *context, const char *output, int64_
 
 /* Metrics of a run: OUTPUT/metrics.jsonl and OUTPUT/events.out.tfevents.*. */
 typedef struct kin_metrics kin_metrics;
-/* Drops what an earlier run logged after `step`. */
+/* Drops what an earlier run logged after `step`, from both. */
 kin_status kin_metrics_open(kin_context *context, const char *output, int64_t step,
                             kin_metrics **out_metrics);
 kin_status kin_metrics_write(kin_metrics *metrics, int64_t step, const char *const *names,

@@ -43,6 +43,8 @@ static const char *const top_keys[] = {
     "timesteps",
     "validate_every",
     "validation",
+    "from_scratch",
+    "posterior",
 };
 static const char *const data_keys[] = {"csv",   "num_frames", "frame_interval", "height",
                                         "width", "resize",     "memory_cache",   "frames_per_clip"};
@@ -231,6 +233,8 @@ static void read_video_task(reader *r, kin_train_config *config) {
     get_text(r, root, "init_path", &config->init_path);
     get_text(r, root, "text_encoder_path", &config->text_encoder_path);
     get_bool(r, root, "train_text_encoder", &config->train_text_encoder);
+    get_bool(r, root, "from_scratch", &config->from_scratch);
+    config->posterior_mean = get_choice(r, root, "posterior", "sample", "mean");
     config->denoiser = kin_stdit_config_default();
     if (r->status == KIN_OK && denoiser)
         r->status = kin_stdit_config_parse(r->context, denoiser, r->file, KIN_UNKNOWN_KEYS_FAIL,

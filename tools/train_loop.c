@@ -164,7 +164,34 @@ static kin_status run_step(kin_trainer *t, double *values, size_t *out_count) {
     return status;
 }
 
-/* A step whose loss or gradients are not finite has changed nothing; three in a row end the run. */
+/* Sums of gradients are zero between steps; a step that was cut off left something in them. */
+static kin_status clear_gradients(kin_trainer *t) {
+    const size_t prefix = strlen(KIN_GRADIENT_PREFIX);
+    const kin_backend *backend = t->device->backend;
+    kin_status status = KIN_OK;
+    for (size_t i = 0; status == KIN_OK && i < kin_store_count(t->store); i++) {
+        const kin_store_entry *entry = kin_store_at(t->store, i);
+        if (strncmp(entry->name, KIN_GRADIENT_PREFIX, prefix) == 0)
+            status = backend->fill(t->device, entry->buffer, 0, kin_desc_bytes(&entry->desc), 0);
+    }
+    return status;
+}
+
+/* Repeats the micro steps of the step that failed until a node writes what is not finite. The
+ * update, if it is part of the plan, changes nothing after such a node. */
+static kin_status find_nonfinite(kin_trainer *t, const char **out_where) {
+    int64_t micro = t->config->accumulate_steps;
+    kin_status status = KIN_OK;
+    *out_where = NULL;
+    for (int64_t k = 0; status == KIN_OK && k < micro && !*out_where; k++) {
+        status = t->ops->write(t->task, t->step, t->done * micro + k);
+        if (status == KIN_OK) status = kin_plan_find_nonfinite(t->step, out_where);
+    }
+    kin_status cleared = clear_gradients(t);
+    return status == KIN_OK ? cleared : status;
+}
+
+/* A step whose gradients are not finite has changed nothing; three in a row end the run. */
 static kin_status judge_step(kin_trainer *t, double loss, double norm) {
     if (isfinite(loss) && isfinite(norm)) {
         t->skipped = 0;
@@ -172,11 +199,11 @@ static kin_status judge_step(kin_trainer *t, double loss, double norm) {
     }
     t->skipped++;
     kin_log(t->context, KIN_LOG_WARN,
-            "step %lld: loss %g, gradient norm %g: the step is skipped (%d in a row)",
-            (long long)t->done + 1, loss, norm, t->skipped);
+            "step %lld: loss %g, gradient norm %g: %s (%d in a row)", (long long)t->done + 1, loss,
+            norm, isfinite(norm) ? "the loss is not finite" : "the step is skipped", t->skipped);
     if (t->skipped < MAX_SKIPPED) return KIN_OK;
     const char *where = NULL;
-    kin_status status = kin_plan_find_nonfinite(t->step, &where);
+    kin_status status = find_nonfinite(t, &where);
     if (status != KIN_OK) return status;
     return kin_fail(t->context, KIN_NUMERIC,
                     "%d steps in a row are not finite; the first such value comes from %s. Lower "
@@ -217,7 +244,9 @@ static kin_status train(kin_trainer *t) {
     double logged = kin_seconds();
     int64_t logged_step = t->done;
     bool saved = true;
-    while (status == KIN_OK && t->done < config->steps && !kin_interrupted()) {
+    int64_t end = config->stop_at > 0 && config->stop_at < config->steps ? config->stop_at
+                                                                         : config->steps;
+    while (status == KIN_OK && t->done < end && !kin_interrupted()) {
         double values[MAX_METRICS];
         size_t count;
         status = run_step(t, values, &count);
@@ -244,9 +273,13 @@ static kin_status train(kin_trainer *t) {
     }
     kin_progress_end(&progress);
     if (status != KIN_OK && status != KIN_NUMERIC) return status;
-    if (!saved) {
-        kin_status last = save(t);
-        if (last != KIN_OK && status == KIN_OK) status = last;
+    if (!saved && status == KIN_NUMERIC) {
+        char *message = kin_strdup(t->context, kin_context_error(t->context));
+        try_save(t);
+        kin_fail(t->context, status, "%s", message ? message : "values are not finite");
+        kin_free(t->context, message);
+    } else if (!saved) {
+        status = save(t);
     }
     if (status == KIN_OK && t->done < config->steps) {
         kin_log(t->context, KIN_LOG_INFO, "interrupted at step %lld; go on with --resume",
@@ -288,6 +321,12 @@ kin_status kin_train_run(kin_context *context, kin_device *device, const kin_tra
 
 kin_status kin_train(kin_context *context, kin_device *device, const kin_train_config *config,
                      bool resume, bool quiet) {
-    return config->task == KIN_TRAIN_VAE ? kin_train_vae(context, device, config, resume, quiet)
-                                         : kin_train_video(context, device, config, resume, quiet);
+    int lock;
+    kin_status status = kin_train_folder_lock(context, config->output, &lock);
+    if (status != KIN_OK) return status;
+    if (config->task == KIN_TRAIN_VAE)
+        status = kin_train_vae(context, device, config, resume, quiet);
+    else status = kin_train_video(context, device, config, resume, quiet);
+    kin_train_folder_unlock(lock);
+    return status;
 }

@@ -53,7 +53,7 @@ static kin_status vae_write(void *user, kin_plan *plan, int64_t index) {
     for (int64_t b = 0; status == KIN_OK && b < config->batch_size; b++) {
         int64_t clip = b / task->frames, frame = b % task->frames;
         if (frame == 0)
-            status = kin_dataset_clip(task->data, task->indices[clip], seed, task->clip);
+            status = kin_dataset_clip(task->data, task->indices[clip], seed, task->clip, NULL);
         if (status != KIN_OK) break;
         /* one frame from each stretch of the clip, at a place drawn by (seed, step, image) */
         double place = ((double)frame + (double)kin_philox_element_uniform(
@@ -107,7 +107,7 @@ static kin_status latent_statistics(vae_task *task, kin_store *store, double *me
         int64_t pixels = desc->dims[2] * desc->dims[3];
         size_t image = 3 * (size_t)config->data.height * (size_t)config->data.width;
         int64_t which = k * kin_dataset_count(task->data) / clips;
-        status = kin_dataset_clip(task->data, which, (uint64_t)config->seed, task->clip);
+        status = kin_dataset_clip(task->data, which, (uint64_t)config->seed, task->clip, NULL);
         float *frames =
             status == KIN_OK
                 ? kin_alloc(task->context, (size_t)config->data.frames * image * sizeof *frames)

@@ -1,6 +1,7 @@
 /* Training the denoiser, and its text encoder if wanted, on latents of clips. */
 #include "tools/train.h"
 
+#include "models/stdit_start.h"
 #include "runtime/file.h"
 #include "runtime/json.h"
 #include "runtime/weights.h"
@@ -40,6 +41,7 @@ static kin_tensor video_loss(void *user, kin_graph *graph) {
         .text_encoder = config->train_text_encoder ? &task->text : NULL,
         .schedule = task->schedule,
         .scaling_factor = task->vae.scaling_factor,
+        .posterior_mean = config->posterior_mean,
         .caption_dropout = config->caption_dropout,
         .timesteps = config->timesteps,
         .precision = config->precision,
@@ -56,7 +58,10 @@ static kin_status video_load(void *user, kin_store *store) {
     video_task *task = user;
     const kin_train_config *config = task->config;
     kin_status status = KIN_OK;
-    if (config->init_path) {
+    if (config->from_scratch)
+        status = kin_stdit_start_from_nothing(store, "denoiser", &task->denoiser,
+                                              (uint64_t)config->seed);
+    if (status == KIN_OK && config->init_path) {
         kin_weights_report report;
         char *path = kin_path_join(task->context, config->init_path, "transformer");
         const char *from = path && kin_file_is_folder(path) ? path : config->init_path;
@@ -87,7 +92,7 @@ static kin_status video_write(void *user, kin_plan *plan, int64_t index) {
     kin_status status = kin_dataset_batch(task->data, (uint64_t)config->seed, index, batch,
                                           task->indices);
     for (int64_t b = 0; status == KIN_OK && b < batch; b++) {
-        int64_t i = task->indices[b];
+        int64_t i = kin_latent_cache_row(task->latents, task->indices[b]);
         memcpy(task->moments + (size_t)b * clip, kin_latent_cache_clip(task->latents, i),
                clip * sizeof(float));
         memcpy(task->batch_ids + b * length, task->ids + i * length,
@@ -236,7 +241,14 @@ static kin_status prepare_tokenizer(video_task *task) {
     kin_status status = kin_make_folders(task->context, config->output);
     task->tokenizer_path = kin_path_join(task->context, config->output, "spiece.model");
     if (status == KIN_OK && !task->tokenizer_path) status = KIN_OUT_OF_MEMORY;
-    if (status != KIN_OK || kin_file_exists(task->tokenizer_path)) return status;
+    if (status != KIN_OK) return status;
+    /* the one that a run to be resumed was trained with; one that an earlier start left is not used:
+     * captions or vocabulary may have changed */
+    char *checkpoint;
+    int64_t step;
+    bool begun = kin_train_checkpoint_find(task->context, config->output, &checkpoint, &step) == KIN_OK;
+    kin_free(task->context, checkpoint);
+    if (begun && kin_file_exists(task->tokenizer_path)) return KIN_OK;
     int64_t count = kin_dataset_count(task->data);
     const char **captions = kin_alloc(task->context, (size_t)count * sizeof *captions);
     if (!captions) return KIN_OUT_OF_MEMORY;

@@ -1,25 +1,24 @@
 /* The forward pass of attention for one instruction set, and the table of both passes.
  *
- * What was tried; shares of the FMA rate (512-bit, one core of a Zen 5 at 250-270 GFLOP/s) that was
- * measured in the same run, f32, head size 72, minima over repetitions, on a machine with other
- * work:
+ * What was tried. Shares are of the 512-bit FMA rate of one Zen 5 core, measured in the same run
+ * (250-275 GFLOP/s); f32, head size 72, CPU time, minima over repetitions, beside other work.
  *
- *   step                                            predicted     measured
- *   queries in the lanes, K and V read by           85 %          81-83 % (n 1024-4096), 86 % (n
- * 256 broadcast, 6 x 4 vectors of sums                              in the cache), 69-72 % (n 256
- *                                                                  from packed qkv in memory)
- *   the same for the five products of backward,     78 %          79-80 % (n 1024), 67-72 % (n 256)
- *     dk and dv with head elements in the lanes
- *   keys per tile 48, 64, 96, 128, 192, 256         64-128 best   equal within 2 points: 128
- *   blocks per packing of K and V: 1, 2, 4, 8       4-8 better    equal within 2 points: 4, for
- * strides of whole pages (1 block: -10 %) prefetch of the next head's rows                +10 % n
- * 256   nothing: left out huge pages                                      +10 % n 16    nothing n
- * 16 (frames): rows copied together per head    faster        18 % slower from memory n 16: all
- * heads of a token gathered at once     7.4 -> 4.1 ms 7.4 -> 6.6 ms from memory (94 MB moved), 0.29
- * -> 0.22 ms in L3
- *
- * One problem of 16 x 16 x 72 takes 0.5 us in the first-level cache, 60 % of which is packing and
- * unpacking of q and o.
+ * - Queries in the lanes, K and V read by broadcast, 6 x 4 vectors of sums. Predicted 80 %;
+ *   measured 81-83 % at n 1024-4096; n 256: 85 % in the cache, 70 % from a packed qkv in memory.
+ * - The same for the products of backward, dk and dv with head elements in the lanes. Predicted
+ *   85 %; measured 79 % at n 1024, 71 % at n 256 from memory.
+ * - Keys per tile 48, 64, 96, 128, 192, 256. Predicted best: 64-128; all equal within noise.
+ * - Blocks per packing of K and V: 1, 2, 4, 8. Predicted: 4 costs 2 % of packing and saves misses;
+ *   all equal within noise (2 slightly worse): 4.
+ * - Rows of q and o copied before they are transposed. Predicted: helps where rows lie whole pages
+ *   apart; 75 -> 82 % there (stride 3072, in the cache), 70 -> 67 % at n 256 from memory: left out.
+ * - Prefetch of the next head's or sample's rows. Predicted up to 1.3x at n 256 and 2x at n 16;
+ *   nothing at n 256, 0-10 % at n 16: left out.
+ * - n 16 (256 x 16 problems): rows of each head copied together. 0.30 -> 0.21 ms for 16 x 16
+ *   problems from the third-level cache, but 7.3 -> 9.0 ms from memory: left out.
+ * - n 16: all heads of a token gathered at once. Predicted 4.1 ms from memory; measured
+ *   7.1 -> 7.2-7.9 ms, with huge pages 7.0 -> 6.5 ms, from the third-level cache 0.30 -> 0.22 ms:
+ *   kept. One problem in the first-level cache takes 0.5 us (54 %), a third of it packing.
  */
 #include "backends/cpu/attention_common.h"
 
