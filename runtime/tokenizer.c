@@ -1,6 +1,7 @@
 #include "runtime/tokenizer.h"
 #include "runtime/file.h"
 #include "runtime/sentencepiece_shim.h"
+#include "runtime/tokenizer_words.h"
 
 #include <string.h>
 
@@ -134,12 +135,52 @@ kin_status kin_tokenizer_encode_padded(const kin_tokenizer *tokenizer, const cha
 typedef struct train_job {
     kin_context *context;
     const char *path;
+    const char *const *sentences;
+    size_t count, vocabulary;
     kin_status status;
 } train_job;
 
+typedef struct model_bytes {
+    const unsigned char *data;
+    size_t size;
+} model_bytes;
+
+/* Looks for the bytes of a piece's text with its tag and length in front and the score's tag behind.
+ */
+static bool model_has_piece(void *user, const char *piece) {
+    const model_bytes *model = user;
+    size_t size = strlen(piece);
+    for (size_t at = 0; at + size + 3 <= model->size; at++)
+        if (model->data[at] == 0x0A && model->data[at + 1] == size &&
+            model->data[at + 2 + size] == 0x15 && memcmp(model->data + at + 2, piece, size) == 0)
+            return true;
+    return false;
+}
+
+/* Writes what the library made, with whole words added. */
 static void keep_model(void *user, const void *data, size_t size) {
     train_job *job = user;
-    job->status = kin_file_write_atomic(job->context, job->path, data, size);
+    model_bytes model = {data, size};
+    kin_spiece_info info;
+    unsigned char *words = NULL, *whole = NULL;
+    size_t words_size = 0;
+    job->status = kin_spiece_check(job->context, job->path, data, size, &info);
+    size_t pieces = job->status == KIN_OK ? (size_t)info.pieces : 0;
+    size_t room = job->vocabulary > pieces ? job->vocabulary - pieces : 0;
+    if (job->status == KIN_OK)
+        job->status = kin_tokenizer_word_pieces(job->context, job->sentences, job->count, room,
+                                                model_has_piece, &model, &words, &words_size);
+    if (job->status == KIN_OK) {
+        whole = kin_alloc(job->context, size + words_size);
+        if (!whole) job->status = KIN_OUT_OF_MEMORY;
+    }
+    if (job->status == KIN_OK) {
+        memcpy(whole, data, size);
+        memcpy(whole + size, words, words_size);
+        job->status = kin_file_write_atomic(job->context, job->path, whole, size + words_size);
+    }
+    kin_free(job->context, words);
+    kin_free(job->context, whole);
 }
 
 /* The library ends the process when no sentence survives its own clean-up, so what it would drop or
@@ -165,7 +206,7 @@ static bool is_usable(const char *text) {
 kin_status kin_tokenizer_train(kin_context *context, const char *const *sentences, size_t count,
                                int vocab_size, const char *path) {
     char error[KIN_SHIM_ERROR] = "";
-    train_job job = {context, path, KIN_OK};
+    train_job job = {.context = context, .path = path, .status = KIN_OK};
     if (vocab_size < 4 || vocab_size > 1 << 20)
         return kin_fail(context, KIN_INVALID, "%s: a vocabulary of %d pieces (4 to %d)", path,
                         vocab_size, 1 << 20);
@@ -179,6 +220,9 @@ kin_status kin_tokenizer_train(kin_context *context, const char *const *sentence
         status = kin_fail(context, KIN_INVALID,
                           "%s: there are no sentences with letters or digits to learn from", path);
     } else {
+        job.sentences = kept;
+        job.count = used;
+        job.vocabulary = (size_t)vocab_size;
         int code = kin_shim_train(kept, used, vocab_size, keep_model, &job, error);
         status = from_shim(context, code, KIN_INVALID, path, error);
     }

@@ -269,37 +269,50 @@ static int64_t check_folder(const media *m, const char *name) {
     return newest;
 }
 
+/* Waits until the run has logged `steps` steps. */
+static void wait_for(const media *m, const char *name, int64_t steps) {
+    for (int i = 0; last_logged(m, name) < steps; i++) {
+        if (i > 30000) fail_msg("%s: nothing happens", name);
+        train_sleep(0.002);
+    }
+}
+
+/* Half of the kills come at a random moment from the start on, the others within the training. */
 static void kill_at_random_moments(void **state) {
-    enum { STEPS = 400, EVERY = 10, KILLS = 12 };
+    enum { STEPS = 1000, EVERY = 10, KILLS = 14 };
     media *m = *state;
     int killed = 0, in_training = 0;
-    const char *const more[] = {"-q", "--set", "checkpoint_every=10", NULL};
-    assert_exit(0, train_into(m, "video.json", "undisturbed", STEPS, more, 0));
+    int64_t newest = 0, logged = 0;
+    char steps[32];
+    snprintf(steps, sizeof steps, "steps=%d", STEPS);
+    assert_exit(0, TRAIN("video.json", "undisturbed", STEPS, "--set", "checkpoint_every=1000"));
     for (uint64_t i = 0; i < KILLS; i++) {
-        char steps[32];
-        snprintf(steps, sizeof steps, "steps=%d", STEPS);
-        double delay = 0.3 * (double)kin_philox_element_uniform(2024, 1, 0, i);
+        double delay = (double)kin_philox_element_uniform(2024, 1, 0, i);
         pid_t child = train_start(m, kin_verb_train,
                                   ARGUMENTS(media_path(m, "video.json"), "-q", "--resume", "--set",
                                             train_set_path(m, "output", "killed"), "--set", steps,
                                             "--set", "checkpoint_every=10"),
                                   0);
-        train_sleep(delay);
+        if (i % 2) wait_for(m, "killed", logged < STEPS ? logged + 1 : STEPS);
+        train_sleep(i % 2 ? 0.05 * delay : 0.15 * delay);
         kill(child, SIGKILL);
         int code = train_wait(m, child);
         assert_true(code == 0 || code == 1000 + SIGKILL);
         killed += code != 0;
-        int64_t newest = check_folder(m, "killed"), logged = last_logged(m, "killed");
+        newest = check_folder(m, "killed");
+        logged = last_logged(m, "killed");
         /* the step that was being saved was logged already */
         assert_true(logged - newest <= EVERY);
-        in_training += code != 0 && newest > 0 && newest < STEPS;
-        if (code == 0) media_remove(media_path(m, "killed"));
+        in_training += code != 0 && i % 2;
+        if (code != 0) continue;
+        media_remove(media_path(m, "killed"));
+        newest = logged = 0;
     }
-    assert_true(killed > 0);
     print_message("%d of %d runs were killed, %d of them in training\n", killed, KILLS,
                   in_training);
-    assert_exit(0, train_into(m, "video.json", "killed", STEPS,
-                              ARGUMENTS("-q", "--resume", "--set", "checkpoint_every=10"), 0));
+    assert_true(in_training > 0);
+    assert_exit(0,
+                TRAIN("video.json", "killed", STEPS, "--resume", "--set", "checkpoint_every=1000"));
     assert_same(m, "undisturbed", "killed", STEPS);
     assert_int_equal(count_files(m, "killed", ".kinora-", ".tmp"), 0);
     check_metrics(m, "killed", STEPS);
@@ -309,14 +322,6 @@ static void kill_at_random_moments(void **state) {
                                          media_path(m, "undisturbed/model/transformer/"
                                                        "diffusion_pytorch_model.safetensors")),
                         "");
-}
-
-/* Waits until the run has logged `steps` steps. */
-static void wait_for(const media *m, const char *name, int64_t steps) {
-    for (int i = 0; last_logged(m, name) < steps; i++) {
-        if (i > 3000) fail_msg("%s: nothing happens", name);
-        train_sleep(0.01);
-    }
 }
 
 static void interruption_saves_and_stops(void **state) {

@@ -214,6 +214,8 @@ static inline const char *train_set_path(const media *m, const char *key, const 
 /* A group setup: a folder with data/ (8 clips of 2 frames of 16 x 16), an autoencoder in vae/vae,
  * and a model of a few steps in video/model. */
 static inline int train_setup(void **state) {
+    /* in memory, if that can be: a busy disk takes its time to flush hundreds of checkpoints */
+    if (access("/dev/shm", W_OK | X_OK) == 0) setenv("TMPDIR", "/dev/shm", 0);
     if (media_setup(state) != 0) return -1;
     media *m = *state;
     train_write_configs(m);

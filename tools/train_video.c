@@ -261,6 +261,7 @@ static kin_status prepare_tokenizer(video_task *task) {
 
 static kin_status tokenize_captions(video_task *task) {
     int64_t count = kin_dataset_count(task->data), length = task->text_length;
+    int64_t cut = 0, longest = 0;
     kin_tokenizer *tokenizer;
     kin_status status = kin_tokenizer_load(task->context, task->tokenizer_path, &tokenizer);
     if (status != KIN_OK) return status;
@@ -274,10 +275,22 @@ static kin_status tokenize_captions(video_task *task) {
     for (int64_t i = 0; status == KIN_OK && i < count; i++) {
         const char *text = kin_dataset_text(task->data, i);
         int size;
+        int32_t *all;
+        size_t tokens;
+        status = kin_tokenizer_encode(tokenizer, text, strlen(text), &all, &tokens);
+        if (status != KIN_OK) break;
+        kin_free(task->context, all);
+        if ((int64_t)tokens + 1 > length) cut++;
+        if ((int64_t)tokens + 1 > longest) longest = (int64_t)tokens + 1;
         status = kin_tokenizer_encode_padded(tokenizer, text, strlen(text), (int)length,
                                              task->ids + i * length, &size);
         task->lengths[i] = size;
     }
+    if (status == KIN_OK && cut > 0)
+        kin_log(task->context, KIN_LOG_WARN,
+                "%lld of %lld captions are cut to denoiser.model_max_length, %lld tokens: what they "
+                "say last is never seen; the longest has %lld",
+                (long long)cut, (long long)count, (long long)length, (long long)longest);
     kin_tokenizer_destroy(tokenizer);
     return status;
 }
