@@ -21,20 +21,17 @@ static kin_tensor weight(kin_graph *graph, const char *name, int rank, const int
     return kin_variable(graph, name, KIN_VARIABLE_WEIGHT, KIN_F32, rank, dims, normal);
 }
 
-/* The result as an output or, with train, the gradients of sum(result * cotangent) as outputs, for
- * a cotangent that is given: what PyTorch's y.backward(cotangent) does. */
+/* The result as an output and, with train, the gradients of sum(result * cotangent), for a
+ * cotangent that is given: what PyTorch's y.backward(cotangent) does. The sum itself is no output,
+ * so the planner leaves it out. */
 static kin_status finish(kin_graph *graph, kin_tensor result, const kin_tensor *inputs, int count,
                          bool train) {
-    if (!train) {
-        kin_output(graph, "out", result);
-        return kin_graph_status(graph);
-    }
+    kin_output(graph, "out", result);
+    if (!train) return kin_graph_status(graph);
     kin_desc desc = *kin_tensor_desc(graph, result);
     kin_tensor cotangent = kin_input(graph, "cotangent", KIN_F32, desc.rank, desc.dims);
     for (int i = 0; i < count; i++) kin_want_gradient(graph, inputs[i]);
-    kin_tensor loss = kin_sum_all(graph, kin_mul(graph, result, cotangent));
-    kin_output(graph, "loss", loss);
-    kin_backward(graph, loss);
+    kin_backward(graph, kin_sum_all(graph, kin_mul(graph, result, cotangent)));
     for (int i = 0; i < count; i++) {
         char name[32];
         snprintf(name, sizeof name, "gradient.%d", i);

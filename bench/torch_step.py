@@ -367,8 +367,7 @@ def stdit_block(train):
     model = STDiT(1152, 1, 16, frames=16, side=32, caption_width=4096, text=120)
     x, y = torch.randn(1, 4, 16, 32, 32), torch.randn(1, 120, 4096)
     t, mask = torch.tensor([500]), torch.ones(1, 120, dtype=torch.bool)
-    call = call_of(lambda *none: model(x, t, y, mask), [], model.parameters(), train)
-    return call
+    return call_of(lambda: model(x, t, y, mask), [], model.parameters(), train)
 
 
 def demo(train, options):
@@ -400,7 +399,8 @@ def linear(rows, inside, outside):
 
 
 def conv3d(channels, side):
-    return lambda train, o: module_call(nn.Conv3d(channels, channels, 3, padding=1), (1, channels, 9, side, side), train)
+    shape = (1, channels, 9, side, side)
+    return lambda train, o: module_call(nn.Conv3d(channels, channels, 3, padding=1), shape, train)
 
 
 FORWARD_ONLY = ("sd-vae", "t5-block", "adamw")

@@ -222,7 +222,7 @@ static kin_tensor level_weights(kin_graph *graph, const kin_video_training *trai
     for (int64_t t = 0; t < steps; t++) {
         double alpha = schedule->alphas_cumprod[t];
         double weight = pow((1 - alpha) / alpha, training->timesteps.weight_power);
-        weights[t] = (float)(weight < 1 ? 1 : weight > cap ? cap : weight);
+        weights[t] = (float)(weight < 1 / cap ? 1 / cap : weight > cap ? cap : weight);
         mean += weights[t] / (double)steps;
     }
     for (int64_t t = 0; t < steps; t++) weights[t] = (float)(weights[t] / mean);

@@ -59,8 +59,8 @@ KIN_API kin_tensor kin_vae_training_loss(kin_graph *graph, const kin_vae_trainin
 typedef struct kin_timestep_options {
     bool stratified;     /* sample j of B draws its level from the j-th B-th of the schedule */
     double weight_power; /* p: the squared error at level t is weighted by ((1 - A_t) / A_t)^p,
-                            clamped to 1 .. weight_cap and divided by the schedule's mean; 0: no
-                            weights */
+                            clamped to 1 / weight_cap .. weight_cap and divided by the schedule's
+                            mean; 0: no weights */
     double weight_cap;   /* 0 reads as 10 */
 } kin_timestep_options;
 

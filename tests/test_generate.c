@@ -143,11 +143,17 @@ static void stages_are_used_again(void **state) {
     assert_true(exists(m, "stage.mp4.stages/embeddings.safetensors"));
     unlink(media_path(m, "stage.mp4"));
     assert_exit(0, GENERATE("stage.mp4", "--keep-stages"));
+    assert_told("using frames.safetensors");
+    assert_null(strstr(train_told, "decoding"));
+    assert_true(same_file(m, "stage.mp4", "undisturbed.mp4"));
+    unlink(media_path(m, "stage.mp4.stages/frames.safetensors"));
+    assert_exit(0, GENERATE("stage.mp4", "--keep-stages"));
     assert_told("using latents.safetensors");
     assert_null(strstr(train_told, "sampling"));
     assert_true(same_file(m, "stage.mp4", "undisturbed.mp4"));
     /* negative control: it is the stage that is used */
     train_plant(m, media_path(m, "stage.mp4.stages/latents.safetensors"), "latents", 3, 9);
+    unlink(media_path(m, "stage.mp4.stages/frames.safetensors"));
     assert_exit(0, GENERATE("stage.mp4", "--keep-stages"));
     assert_false(same_file(m, "stage.mp4", "undisturbed.mp4"));
     /* not with other parameters, and not if it is broken */
@@ -156,6 +162,7 @@ static void stages_are_used_again(void **state) {
     assert_exit(0, GENERATE("stage.mp4", "--keep-stages"));
     assert_null(strstr(train_told, "using latents"));
     assert_int_equal(truncate(media_path(m, "stage.mp4.stages/latents.safetensors"), 300), 0);
+    assert_int_equal(truncate(media_path(m, "stage.mp4.stages/frames.safetensors"), 300), 0);
     assert_exit(0, GENERATE("stage.mp4", "--keep-stages"));
     assert_null(strstr(train_told, "using latents"));
     assert_told("using embeddings.safetensors");
@@ -220,7 +227,7 @@ static void failed_decodes_keep_the_latents(void **state) {
     assert_told("is a folder");
     assert_int_equal(rmdir(media_path(m, "way.mp4")), 0);
     assert_exit(0, GENERATE("way.mp4", "-v"));
-    assert_told("using latents.safetensors");
+    assert_told("using frames.safetensors");
     assert_true(same_file(m, "way.mp4", "good.mp4"));
     /* the disk is full when the video is written */
     assert_int_equal(stat(media_path(m, "good.mp4"), &video), 0);

@@ -26,6 +26,14 @@
 #include "runtime/plan_internal.h"
 #include "tools/tool.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#define HAS_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HAS_ADDRESS_SANITIZER 1
+#endif
+#endif
+
 #define DIMS(...) ((const int64_t[]){__VA_ARGS__})
 #define MIB (1024 * 1024)
 
@@ -672,7 +680,7 @@ static int measure_resident(void) {
 
 static void test_resident_memory(void **state) {
     (void)state;
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef HAS_ADDRESS_SANITIZER
     print_message("skipped: AddressSanitizer has memory of its own\n");
     skip();
 #else

@@ -545,10 +545,20 @@ static void wrong_weights_are_told(void **state) {
     media *m = *state;
     assert_exit(
         0, TRAIN("video.json", "start", 2, "--set", train_set_path(m, "init_path", "video/model")));
-    assert_exit(2, TRAIN("video.json", "start2", 2, "--set",
+    assert_exit(2, TRAIN("video.json", "start6", 2, "--set",
                          train_set_path(m, "init_path", "video/model"), "--set",
                          "denoiser.hidden_size=32"));
     assert_told("shape");
+    /* the text encoder and its tokenizer are those of the model folder */
+    assert_exit(0, TRAIN("video.json", "start2", 2, "--set",
+                         train_set_path(m, "init_path", "video/model"), "--set",
+                         "text_encoder=null", "--set", "train_text_encoder=false"));
+    assert_string_equal(
+        train_difference(m, media_path(m, "start2/model/text_encoder/model.safetensors"),
+                         media_path(m, "video/model/text_encoder/model.safetensors")),
+        "");
+    assert_exit(1, TRAIN("video.json", "start5", 2, "--set",
+                         train_set_path(m, "text_encoder_path", "vae/vae")));
     /* without dropout the null caption is kept as it is, and exported */
     assert_exit(0, TRAIN("video.json", "start1", 2, "--set", "caption_dropout=0", "--set",
                          train_set_path(m, "init_path", "video/model")));

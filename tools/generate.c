@@ -20,6 +20,7 @@ typedef struct request {
     bool keep_stages;
     char *parameters; /* what decides the result; kept in the video */
     char *made_from;  /* the same and the model's files; kept in the stages */
+    char *decoded_by; /* the same and the autoencoder's files; kept with the frames */
     char *stages;     /* folder of the stages */
 } request;
 
@@ -48,15 +49,17 @@ static kin_status complete(kin_context *context, const kin_pipeline *pipeline, r
     char text[KIN_FINGERPRINT_TEXT];
     kin_fingerprint_text(files, text);
     r->made_from = r->parameters ? kin_format(context, "%s\nfiles: %s", r->parameters, text) : NULL;
+    kin_fingerprint_text(kin_fingerprint_path(files, pipeline->vae_path), text);
+    r->decoded_by = r->made_from ? kin_format(context, "%s, %s", r->made_from, text) : NULL;
     r->stages = kin_format(context, "%s.stages", r->output);
-    return r->made_from && r->stages ? KIN_OK : KIN_OUT_OF_MEMORY;
+    return r->decoded_by && r->stages ? KIN_OK : KIN_OUT_OF_MEMORY;
 }
 
-static kin_status save_stage(kin_context *context, const request *r, const char *name,
-                             const char *const *tensor_names, const kin_host_tensor *tensors,
-                             size_t count) {
+static kin_status save_stage(kin_context *context, const request *r, const char *key,
+                             const char *name, const char *const *tensor_names,
+                             const kin_host_tensor *tensors, size_t count) {
     kin_named_tensor list[4];
-    kin_metadata made_from = {"kinora.made_from", r->made_from};
+    kin_metadata made_from = {"kinora.made_from", key};
     char *path = kin_path_join(context, r->stages, name);
     kin_status status = path ? kin_make_folders(context, r->stages) : KIN_OUT_OF_MEMORY;
     for (size_t i = 0; i < count; i++)
@@ -69,7 +72,7 @@ static kin_status save_stage(kin_context *context, const request *r, const char 
 
 /* Reads a stage that an earlier run with the same parameters and model left; false if there is
  * none. `want`: what its tensors must be like. */
-static bool load_stage(kin_context *context, const request *r, const char *name,
+static bool load_stage(kin_context *context, const request *r, const char *key, const char *name,
                        const char *const *tensor_names, const kin_desc *want,
                        kin_host_tensor *tensors, size_t count) {
     kin_safetensors *file = NULL;
@@ -77,7 +80,7 @@ static bool load_stage(kin_context *context, const request *r, const char *name,
     bool good =
         path && kin_file_exists(path) && kin_safetensors_open(context, path, &file) == KIN_OK;
     const char *made_from = good ? kin_safetensors_metadata(file, "kinora.made_from") : NULL;
-    good = made_from && strcmp(made_from, r->made_from) == 0;
+    good = made_from && strcmp(made_from, key) == 0;
     for (size_t i = 0; good && i < count; i++) {
         const kin_named_tensor *t = kin_safetensors_find(file, tensor_names[i]);
         good = t && t->desc.dtype == want[i].dtype && kin_desc_same_shape(&t->desc, &want[i]) &&
@@ -93,8 +96,9 @@ static bool load_stage(kin_context *context, const request *r, const char *name,
 }
 
 static void remove_stages(kin_context *context, const request *r) {
-    static const char *const names[] = {"embeddings.safetensors", "latents.safetensors"};
-    for (size_t i = 0; i < 2; i++) {
+    static const char *const names[] = {"embeddings.safetensors", "latents.safetensors",
+                                        "frames.safetensors"};
+    for (size_t i = 0; i < 3; i++) {
         char *path = kin_path_join(context, r->stages, names[i]);
         if (path) unlink(path);
         kin_free(context, path);
@@ -111,14 +115,16 @@ static kin_status make_embeddings(kin_pipeline *pipeline, const request *r,
              lengths = kin_desc_dense(KIN_I32, 1, dims);
     kin_desc want[4] = {features, lengths, features, lengths};
     *out_count = r->negative ? 4 : 2;
-    if (load_stage(context, r, "embeddings.safetensors", names, want, embeddings, *out_count))
+    if (load_stage(context, r, r->made_from, "embeddings.safetensors", names, want, embeddings,
+                   *out_count))
         return KIN_OK;
     kin_status status =
         kin_pipeline_encode(pipeline, &r->prompt, 1, &embeddings[0], &embeddings[1]);
     if (status == KIN_OK && r->negative)
         status = kin_pipeline_encode(pipeline, &r->negative, 1, &embeddings[2], &embeddings[3]);
     if (status == KIN_OK)
-        status = save_stage(context, r, "embeddings.safetensors", names, embeddings, *out_count);
+        status = save_stage(context, r, r->made_from, "embeddings.safetensors", names, embeddings,
+                            *out_count);
     return status;
 }
 
@@ -146,22 +152,41 @@ static kin_status make_latents(kin_pipeline *pipeline, const request *r, bool qu
     int64_t dims[5] = {1, pipeline->vae.latent_channels, r->frames, r->height / factor,
                        r->width / factor};
     kin_desc want = kin_desc_dense(KIN_F32, 5, dims);
-    if (load_stage(context, r, "latents.safetensors", names, &want, out_latents, 1)) return KIN_OK;
+    if (load_stage(context, r, r->made_from, "latents.safetensors", names, &want, out_latents, 1))
+        return KIN_OK;
     kin_status status = make_embeddings(pipeline, r, embeddings, &count);
     if (status == KIN_OK)
         status = kin_pipeline_sample(pipeline, &generation, &embeddings[0], &embeddings[1],
                                      r->negative ? &embeddings[2] : NULL,
                                      r->negative ? &embeddings[3] : NULL, out_latents);
     if (status == KIN_OK)
-        status = save_stage(context, r, "latents.safetensors", names, out_latents, 1);
+        status = save_stage(context, r, r->made_from, "latents.safetensors", names, out_latents, 1);
     for (int i = 0; i < 4; i++) kin_host_tensor_free(context, &embeddings[i]);
+    return status;
+}
+
+/* Frames that cannot be kept are no reason to stop: the video comes next. */
+static kin_status make_frames(kin_pipeline *pipeline, const request *r, bool quiet,
+                              kin_host_tensor *out_frames) {
+    static const char *const names[] = {"frames"}, file[] = "frames.safetensors";
+    kin_context *context = pipeline->context;
+    kin_host_tensor latents = {.data = NULL};
+    int64_t dims[5] = {1, pipeline->vae.out_channels, r->frames, r->height, r->width};
+    kin_desc want = kin_desc_dense(KIN_F32, 5, dims);
+    if (load_stage(context, r, r->decoded_by, file, names, &want, out_frames, 1)) return KIN_OK;
+    kin_status status = make_latents(pipeline, r, quiet, &latents);
+    if (status == KIN_OK) status = kin_pipeline_decode(pipeline, &latents, quiet, out_frames);
+    if (status == KIN_OK &&
+        save_stage(context, r, r->decoded_by, file, names, out_frames, 1) != KIN_OK)
+        kin_log(context, KIN_LOG_WARN, "frames are not kept: %s", kin_context_error(context));
+    kin_host_tensor_free(context, &latents);
     return status;
 }
 
 static kin_status generate(kin_common *common, request *r) {
     kin_context *context = common->context;
     kin_pipeline pipeline;
-    kin_host_tensor latents = {.data = NULL}, frames = {.data = NULL};
+    kin_host_tensor frames = {.data = NULL};
     kin_status status = kin_pipeline_open(context, common->handle, r->model, &pipeline);
     if (status != KIN_OK) return status;
     if (r->memory && !kin_parse_bytes(r->memory, &pipeline.memory))
@@ -172,8 +197,7 @@ static kin_status generate(kin_common *common, request *r) {
     if (status == KIN_OK)
         status =
             kin_video_check_write(context, r->output, r->frames, r->height, r->width, &options);
-    if (status == KIN_OK) status = make_latents(&pipeline, r, common->quiet, &latents);
-    if (status == KIN_OK) status = kin_pipeline_decode(&pipeline, &latents, common->quiet, &frames);
+    if (status == KIN_OK) status = make_frames(&pipeline, r, common->quiet, &frames);
     if (status == KIN_OK) {
         kin_host_tensor clip = kin_pipeline_clip(&frames, 0);
         status = kin_video_write(context, r->output, &clip, &options);
@@ -187,10 +211,10 @@ static kin_status generate(kin_common *common, request *r) {
                 "from there",
                 r->stages);
     }
-    kin_host_tensor_free(context, &latents);
     kin_host_tensor_free(context, &frames);
     kin_free(context, r->parameters);
     kin_free(context, r->made_from);
+    kin_free(context, r->decoded_by);
     kin_free(context, r->stages);
     kin_pipeline_close(&pipeline);
     return status;

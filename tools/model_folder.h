@@ -18,6 +18,9 @@ kin_status kin_write_t5_config(kin_context *context, const char *folder,
 /* Writes any object atomically, and frees it. */
 kin_status kin_write_json(kin_context *context, const char *folder, const char *name,
                           json_t *object);
+/* Copies the weights in a folder: .safetensors, .bin and indexes of their shards. KIN_NOT_FOUND if
+ * there are none. */
+kin_status kin_copy_weights(kin_context *context, const char *source, const char *target);
 /* Copies a file, atomically. */
 kin_status kin_copy_file(kin_context *context, const char *source, const char *target);
 

@@ -1,6 +1,7 @@
 /* Reading training configurations. */
 #include "tools/train.h"
 
+#include "runtime/file.h"
 #include "runtime/json.h"
 #include "tools/tool.h"
 
@@ -221,6 +222,19 @@ static void read_validation(reader *r, kin_train_config *config) {
     }
 }
 
+/* init_path names a model folder: the text encoder is its own. */
+static void use_init_text_encoder(reader *r, kin_train_config *config) {
+    if (r->status != KIN_OK) return;
+    char *path = kin_path_join(r->context, config->init_path, "text_encoder");
+    if (!path) {
+        r->status = KIN_OUT_OF_MEMORY;
+    } else if (kin_file_is_folder(path)) {
+        json_object_set_new(config->root, "text_encoder_path", json_string(path));
+        get_text(r, config->root, "text_encoder_path", &config->text_encoder_path);
+    }
+    kin_free(r->context, path);
+}
+
 static void read_video_task(reader *r, kin_train_config *config) {
     json_t *root = config->root;
     json_t *denoiser = get_object(r, root, "denoiser"), *text = get_object(r, root, "text_encoder");
@@ -244,10 +258,11 @@ static void read_video_task(reader *r, kin_train_config *config) {
     if (r->status == KIN_OK && text)
         r->status = kin_t5_config_parse(r->context, text, r->file, KIN_UNKNOWN_KEYS_FAIL,
                                         &config->text_encoder);
-    if (r->status == KIN_OK && !text && !config->text_encoder_path && !config->init_path)
+    if (!text && !config->text_encoder_path && config->init_path) use_init_text_encoder(r, config);
+    if (r->status == KIN_OK && !text && !config->text_encoder_path)
         r->status = kin_fail(r->context, KIN_INVALID,
-                             "%s: text_encoder (a configuration), text_encoder_path or init_path "
-                             "must be given",
+                             "%s: text_encoder (a configuration), text_encoder_path, or the model "
+                             "folder of one as init_path, must be given",
                              r->file);
     get_text(r, tokenizer, "path", &config->tokenizer_path);
     config->tokenizer_vocabulary = 256;

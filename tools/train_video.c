@@ -113,14 +113,10 @@ static kin_status video_write(void *user, kin_plan *plan, int64_t index) {
     return status;
 }
 
-static kin_status copy_part(kin_context *context, const char *source, const char *target,
-                            const char *name) {
-    char *from = kin_path_join(context, source, name), *to = kin_path_join(context, target, name);
-    kin_status status = from && to ? kin_make_folders(context, target) : KIN_OUT_OF_MEMORY;
-    if (status == KIN_OK) status = kin_copy_file(context, from, to);
-    kin_free(context, from);
-    kin_free(context, to);
-    return status;
+/* OUTPUT/model holds what is not trained too. */
+static kin_status copy_weights(kin_context *context, const char *source, const char *target) {
+    kin_status status = kin_make_folders(context, target);
+    return status == KIN_OK ? kin_copy_weights(context, source, target) : status;
 }
 
 static kin_status export_text_encoder(video_task *task, kin_store *store, const char *folder) {
@@ -131,8 +127,7 @@ static kin_status export_text_encoder(video_task *task, kin_store *store, const 
     if (status == KIN_OK && task->config->train_text_encoder)
         status = kin_weights_save(store, file, "text_encoder", KIN_EMA_PREFIX, KIN_F32, &format, 1);
     else if (status == KIN_OK)
-        status = copy_part(task->context, task->config->text_encoder_path, folder,
-                           "model.safetensors");
+        status = copy_weights(task->context, task->config->text_encoder_path, folder);
     kin_free(task->context, file);
     return status;
 }
@@ -159,7 +154,7 @@ static kin_status video_export(void *user, kin_store *store) {
     if (status == KIN_OK) status = export_text_encoder(task, store, text);
     if (status == KIN_OK) status = kin_write_vae_config(context, vae, &task->vae);
     if (status == KIN_OK)
-        status = copy_part(context, config->vae_path, vae, "diffusion_pytorch_model.safetensors");
+        status = copy_weights(context, config->vae_path, vae);
     if (status == KIN_OK) status = kin_make_folders(context, tokenizer);
     if (status == KIN_OK) status = kin_copy_file(context, task->tokenizer_path, pieces);
     kin_pipeline_defaults defaults = {.frames = config->data.frames,
@@ -231,6 +226,25 @@ static kin_status video_validate(void *user, kin_store *store, int64_t step) {
     return status == KIN_CANCELLED ? KIN_OK : status;
 }
 
+/* A given text encoder needs the tokenizer that it was trained with, which lies beside it or in it. */
+static kin_status find_tokenizer(video_task *task) {
+    static const char *const names[] = {"spiece.model", "../tokenizer/spiece.model"};
+    const char *folder = task->config->text_encoder_path;
+    for (size_t i = 0; i < 2; i++) {
+        char *path = kin_path_join(task->context, folder, names[i]);
+        if (!path) return KIN_OUT_OF_MEMORY;
+        if (kin_file_exists(path)) {
+            task->tokenizer_path = path;
+            return KIN_OK;
+        }
+        kin_free(task->context, path);
+    }
+    return kin_fail(task->context, KIN_NOT_FOUND,
+                    "%s: no spiece.model in it or in ../tokenizer: give its tokenizer's file as "
+                    "tokenizer.path",
+                    folder);
+}
+
 /* The tokenizer as given, or trained on the captions. */
 static kin_status prepare_tokenizer(video_task *task) {
     const kin_train_config *config = task->config;
@@ -238,6 +252,7 @@ static kin_status prepare_tokenizer(video_task *task) {
         task->tokenizer_path = kin_strdup(task->context, config->tokenizer_path);
         return task->tokenizer_path ? KIN_OK : KIN_OUT_OF_MEMORY;
     }
+    if (config->text_encoder_path) return find_tokenizer(task);
     kin_status status = kin_make_folders(task->context, config->output);
     task->tokenizer_path = kin_path_join(task->context, config->output, "spiece.model");
     if (status == KIN_OK && !task->tokenizer_path) status = KIN_OUT_OF_MEMORY;
