@@ -208,6 +208,9 @@ static kin_tensor draw_timesteps(kin_graph *graph, const kin_video_training *tra
         kin_free(kin_graph_context(graph), offsets);
         u = kin_scale(graph, kin_add(graph, u, offset), 1 / (double)batch, 0);
     }
+    double shift = training->timesteps.shift;
+    if (shift > 0 && shift != 1)
+        u = kin_div(graph, kin_scale(graph, u, shift, 0), kin_scale(graph, u, shift - 1, 1));
     u = kin_clamp(graph, kin_scale(graph, u, steps, 0), 0, steps - 0.5);
     return kin_cast(graph, u, KIN_I32);
 }

@@ -58,6 +58,8 @@ KIN_API kin_tensor kin_vae_training_loss(kin_graph *graph, const kin_vae_trainin
  * where) is learned last; both knobs give them more of the training. */
 typedef struct kin_timestep_options {
     bool stratified;     /* sample j of B draws its level from the j-th B-th of the schedule */
+    double shift;        /* s: t = 1000 s u / (1 + (s - 1) u) for u uniform; above 1 it favours high
+                            noise; 0 reads as 1 */
     double weight_power; /* p: the squared error at level t is weighted by ((1 - A_t) / A_t)^p,
                             clamped to 1 / weight_cap .. weight_cap and divided by the schedule's
                             mean; 0: no weights */

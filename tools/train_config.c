@@ -51,7 +51,7 @@ static const char *const data_keys[] = {"csv",   "num_frames", "frame_interval",
                                         "width", "resize",     "memory_cache",   "frames_per_clip"};
 static const char *const loss_keys[] = {"l1", "l2", "kl"};
 static const char *const tokenizer_keys[] = {"path", "vocab_size"};
-static const char *const timestep_keys[] = {"stratified", "weight_power", "weight_cap"};
+static const char *const timestep_keys[] = {"stratified", "shift", "weight_power", "weight_cap"};
 static const char *const validation_keys[] = {"prompts", "steps", "cfg_scale"};
 
 /* One reading in progress: the first failure sticks. */
@@ -269,6 +269,8 @@ static void read_video_task(reader *r, kin_train_config *config) {
     get_int(r, tokenizer, "vocab_size", 8, 1000000, &config->tokenizer_vocabulary);
     config->timesteps.weight_cap = 10;
     get_bool(r, timesteps, "stratified", &config->timesteps.stratified);
+    config->timesteps.shift = 1;
+    get_number(r, timesteps, "shift", 0.01, 100, &config->timesteps.shift);
     get_number(r, timesteps, "weight_power", 0, 4, &config->timesteps.weight_power);
     get_number(r, timesteps, "weight_cap", 1, 1e6, &config->timesteps.weight_cap);
     read_validation(r, config);
