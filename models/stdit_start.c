@@ -7,6 +7,8 @@
 #include <stdio.h>
 
 #define KEY_GAIN 1.5f
+#define VALUE_GAIN 2.0f
+#define CAPTION_GAIN 3.0f
 
 /* One edit in progress: the first failure sticks. */
 typedef struct editor {
@@ -64,20 +66,26 @@ static void open_gates(editor *e, const char *name) {
     put(e, full, values);
 }
 
-/* qkv [3C, C]: the first half of the heads look at themselves. */
-static void look_at_oneself(editor *e, const char *name, int heads) {
+/* qkv [3C, C]: keys are the queries, so that a frame looks at itself; values are larger. */
+static void look_at_oneself(editor *e, const char *name) {
     const kin_desc *desc = NULL;
     char full[256];
     float *values = fetch(e, name, &desc, full);
-    if (e->status == KIN_OK) {
-        size_t width = (size_t)desc->dims[1];
-        size_t rows = width / (size_t)heads * (size_t)((heads + 1) / 2);
-        float *keys = values + width * width;
-        for (size_t i = 0; i < rows * width; i++) {
-            values[i] *= KEY_GAIN;
-            keys[i] = values[i];
-        }
+    size_t square = e->status == KIN_OK ? (size_t)(desc->dims[1] * desc->dims[1]) : 0;
+    for (size_t i = 0; i < square; i++) {
+        values[i] *= KEY_GAIN;
+        values[square + i] = values[i];
+        values[2 * square + i] *= VALUE_GAIN;
     }
+    put(e, full, values);
+}
+
+static void scale(editor *e, const char *name, float factor) {
+    const kin_desc *desc = NULL;
+    char full[256];
+    float *values = fetch(e, name, &desc, full);
+    size_t count = e->status == KIN_OK ? (size_t)kin_desc_count(desc) : 0;
+    for (size_t i = 0; i < count; i++) values[i] *= factor;
     put(e, full, values);
 }
 
@@ -98,6 +106,7 @@ kin_status kin_stdit_start_from_nothing(kin_store *store, const char *prefix,
         snprintf(name, sizeof name, "blocks.%d.scale_shift_table", b);
         open_gates(&e, name);
     }
-    look_at_oneself(&e, "blocks.0.attn_temp.qkv.weight", config->num_heads);
+    look_at_oneself(&e, "blocks.0.attn_temp.qkv.weight");
+    scale(&e, "y_embedder.y_proj.fc2.weight", CAPTION_GAIN);
     return e.status;
 }

@@ -15,8 +15,10 @@ extern "C" {
  *   - Xavier-uniform projections of temporal and cross-attention, of the caption MLP and of the
  *     timestep MLP;
  *   - gates of both branches start at 1;
- *   - in half of the heads of block 0's temporal attention keys equal queries, times `KEY_GAIN`, so
- *     that a frame attends to itself: that is how a token learns which frame it belongs to. */
+ *   - in block 0's temporal attention keys equal queries (times KEY_GAIN) and values are larger
+ *     (VALUE_GAIN), so that a frame attends to itself: that is the only way by which a token learns
+ *     which frame it belongs to;
+ *   - captions are louder (CAPTION_GAIN). */
 KIN_API kin_status kin_stdit_start_from_nothing(kin_store *store, const char *prefix,
                                                 const kin_stdit_config *config, uint64_t seed);
 

@@ -63,7 +63,7 @@ export OMP_NUM_THREADS=$threads
 steps_of() { # the first "steps" of a configuration: that of the training
     grep -o '"steps": *[0-9]*' "$1" | head -n 1 | grep -o '[0-9]*$' || echo 1000
 }
-clips=1200 heldout_clips=48 eval_clips=60
+clips=2400 heldout_clips=48 eval_clips=60
 vae_set=() video_set=() eval_set=() generate_set=()
 vae_steps=$(steps_of tools/demo/vae.json)
 video_steps=$(steps_of tools/demo/video.json)
@@ -86,7 +86,7 @@ fi
 # correct.
 stages=(install build data vae video seen held-out generate sheets report)
 declare -A expected=([install]=60 [build]=150 [data]=$((clips / 60 + 1))
-    [vae]=$((vae_steps / 6 + 5)) [video]=$((video_steps / 8 + 15)) [seen]=$((eval_clips / 2 + 3))
+    [vae]=$((vae_steps / 10 + 5)) [video]=$((video_steps / 15 + 20)) [seen]=$((eval_clips / 2 + 3))
     [held-out]=$((eval_clips / 2 + 3)) [generate]=$((${#prompts[@]} * 2)) [sheets]=2 [report]=2)
 
 # run_stage calls these in a subshell with "set -e".

@@ -49,6 +49,7 @@ typedef struct kin_train_config {
     kin_timestep_options timesteps;
     int64_t validate_every, validation_steps;
     double validation_cfg_scale;
+    kin_sampler_method validation_method;
     const char *validation_prompts[KIN_TRAIN_MAX_PROMPTS];
     size_t validation_prompt_count;
 } kin_train_config;

@@ -52,7 +52,7 @@ static const char *const data_keys[] = {"csv",   "num_frames", "frame_interval",
 static const char *const loss_keys[] = {"l1", "l2", "kl"};
 static const char *const tokenizer_keys[] = {"path", "vocab_size"};
 static const char *const timestep_keys[] = {"stratified", "shift", "weight_power", "weight_cap"};
-static const char *const validation_keys[] = {"prompts", "steps", "cfg_scale"};
+static const char *const validation_keys[] = {"prompts", "steps", "cfg_scale", "sampling_method"};
 
 /* One reading in progress: the first failure sticks. */
 typedef struct reader {
@@ -209,6 +209,9 @@ static void read_validation(reader *r, kin_train_config *config) {
     get_int(r, config->root, "validate_every", 0, INT64_C(1) << 40, &config->validate_every);
     get_int(r, validation, "steps", 1, 1000, &config->validation_steps);
     get_number(r, validation, "cfg_scale", 0, 100, &config->validation_cfg_scale);
+    config->validation_method = get_choice(r, validation, "sampling_method", "iddpm", "ddim")
+                                    ? KIN_SAMPLER_DDIM
+                                    : KIN_SAMPLER_IDDPM;
     if (r->status == KIN_OK && validation)
         r->status =
             kin_json_get_child(r->context, validation, r->file, "prompts", JSON_ARRAY, &prompts);

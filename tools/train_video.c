@@ -164,7 +164,7 @@ static kin_status video_export(void *user, kin_store *store) {
                                       .fps = 8,
                                       .cfg_scale = config->validation_cfg_scale,
                                       .cfg_channels = 0,
-                                      .method = KIN_SAMPLER_DDIM};
+                                      .method = config->validation_method};
     if (status == KIN_OK) status = kin_pipeline_write_index(context, root, &defaults);
     kin_free(context, root);
     kin_free(context, transformer);
@@ -202,7 +202,7 @@ static kin_status video_validate(void *user, kin_store *store, int64_t step) {
                                      .width = config->data.width,
                                      .steps = config->validation_steps,
                                      .cfg_scale = config->validation_cfg_scale,
-                                     .method = KIN_SAMPLER_DDIM,
+                                     .method = config->validation_method,
                                      .quiet = true};
         status = kin_pipeline_generate(&pipeline, &generation, &frames);
         kin_pipeline_close(&pipeline);
