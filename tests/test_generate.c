@@ -93,7 +93,7 @@ static void same_seed_same_file(void **state) {
     assert_true(train_difference(m, media_path(m, "prompt.mp4.stages/latents.safetensors"),
                                  media_path(m, latents[1]))[0]);
     assert_exit(0, GENERATE("default.mp4", "-s", "5"));
-    assert_true(same_file(m, "default.mp4", "same1-0.mp4"));
+    assert_true(same_file(m, "default.mp4", "same0-0.mp4"));
     assert_false(exists(m, "default.mp4.stages"));
     /* a seed of -1 is drawn, told, and can be repeated */
     assert_exit(0, GENERATE("drawn.mp4", "-s", "-1"));
@@ -391,7 +391,7 @@ static void bad_models_are_told(void **state) {
         {"text_encoder/config.json", "\"vocab_size\": 64", "\"vocab_size\": 16", "knows 16", 2},
         {"vae/config.json", "\"latent_channels\": 2", "\"latent_channels\": 3", "the vae makes 3",
          2},
-        {"model_index.json", "\"ddim\"", "\"euler\"", "sampling_method", 2},
+        {"model_index.json", "\"iddpm\"", "\"euler\"", "sampling_method", 2},
         {"model_index.json", "\"num_frames\"", "\"num_farmes\"", "num_frames", 2},
         {"model_index.json", "{", "", "model_index.json", 1},
     };
