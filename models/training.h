@@ -55,7 +55,7 @@ KIN_API kin_tensor kin_vae_training_loss(kin_graph *graph, const kin_vae_trainin
 
 /* How training steps are spread over the noise levels. All zero: as published (uniform,
  * unweighted). The squared error of high noise levels is small, so what they decide (what moves
- * where) is learned last; both knobs give them more of the training. */
+ * where) is learned last; these knobs give them more of the training. */
 typedef struct kin_timestep_options {
     bool stratified;     /* sample j of B draws its level from the j-th B-th of the schedule */
     double shift;        /* s: t = 1000 s u / (1 + (s - 1) u) for u uniform; above 1 it favours high
