@@ -39,9 +39,9 @@ static bool blas_takes(const cpu_matrix *matrix, int64_t rows, int64_t columns) 
            matrix->column_stride <= INT_MAX;
 }
 
-/* With AVX-512 the products are our own: 1.4 to 1.9 times OpenBLAS where it does not know the processor
- * and uses AVX2, 0.72 to 1.03 of it where it does (docs/benchmarks.md). Elsewhere OpenBLAS is left out
- * for few rows and for short sums. */
+/* With AVX-512 the products are our own: 1.4 to 1.9 times OpenBLAS where it does not know the
+ * processor and uses AVX2, 0.72 to 1.03 of it where it does (docs/benchmarks.md). Elsewhere
+ * OpenBLAS is left out for few rows and for short sums. */
 static bool use_blas(const cpu_gemm_call *gemm) {
     if (cpu_isa() == CPU_ISA_AVX512 || gemm->c_dtype != KIN_F32) return false;
     if (gemm->m < 16 || gemm->n < 16 || gemm->k < 16) return false;
