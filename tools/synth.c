@@ -14,6 +14,7 @@ static const struct {
     float base_size;                           /* what the lengths are for */
     float radius_low, radius_high;             /* of the circle */
     float path_low, path_high;                 /* first to last frame */
+    float start_low, start_high;               /* of the path, seen along it, from the middle */
     float margin, triangle_margin;             /* distance from the edge, in radii */
     float square_half;                         /* half side, in radii */
     float triangle_half_base, triangle_height; /* in radii */
@@ -22,8 +23,8 @@ static const struct {
     float article_a;                           /* share of "a" against "the" */
     int supersample;                           /* samples per pixel and axis */
     int crf;                                   /* of H.264 */
-} recipe = {32.0f, 4.0f,  5.5f,  14.0f, 20.0f, 1.05f, 1.4f, 0.89f, 1.2f,
-            2.1f,  20.0f, 60.0f, 4.0f,  12.0f, 0.7f,  8,    12};
+} recipe = {32.0f, 4.0f, 5.5f,  9.0f,  14.0f, -5.0f, 2.0f, 1.05f, 1.4f, 0.89f,
+            1.2f,  2.1f, 20.0f, 60.0f, 4.0f,  12.0f, 0.7f, 8,     12};
 
 static const struct {
     const char *name;
@@ -172,10 +173,15 @@ static scene make_scene(kin_synth_combination k, uint64_t seed, uint32_t index, 
     const float room = (float)size - 2 * margin;
     const float longest = fminf(recipe.path_high * unit, room);
     const float path = between(fminf(recipe.path_low * unit, longest), longest, draw[1]);
-    const float low = margin + (room - path) * draw[2]; /* the path's end with the lower number */
+    /* Clips begin near the middle, so that even one frame says something of the direction: a model
+     * learns that first, and what changes from frame to frame after it. Of paths from edge to edge
+     * it learned the axis and never the sign. */
+    const float last = fminf(room / 2 + recipe.start_high * unit, room - path);
+    const float first = fminf(fmaxf(room / 2 + recipe.start_low * unit, 0), last);
+    const float start = between(first, last, draw[2]);
     const float across = margin + room * draw[3];
     const int sign = directions[k.direction].x + directions[k.direction].y;
-    const float along = sign > 0 ? low : low + path;
+    const float along = margin + (sign > 0 ? start : room - start);
     const float step = frames > 1 ? (float)sign * path / (float)(frames - 1) : 0;
     const bool is_horizontal = directions[k.direction].x != 0;
     s.start_x = is_horizontal ? along : across;
