@@ -574,6 +574,24 @@ static void wrong_weights_are_told(void **state) {
     assert_told("model.safetensors");
 }
 
+/* Clips of 12 frames a second, every second frame of them: 6. */
+static void the_rate_is_that_of_the_clips(void **state) {
+    media *m = *state;
+    char *index = NULL;
+    assert_exit(0,
+                train_run(m, kin_verb_data_synth,
+                          ARGUMENTS(media_path(m, "rate"), "--clips", "4", "--heldout-clips", "0",
+                                    "--video-frames", "3", "--size", "16", "--fps", "12", "-q")));
+    assert_exit(0, TRAIN("video.json", "rated", 1, "--set",
+                         train_set_path(m, "data.csv", "rate/train.csv"), "--set",
+                         "data.frame_interval=2"));
+    assert_int_equal(kin_file_read_all(m->context, media_path(m, "rated/model/model_index.json"),
+                                       1 << 16, &index, NULL),
+                     KIN_OK);
+    if (!strstr(index, "\"fps\": 6.0")) fail_msg("no rate of 6 in %s", index);
+    kin_free(m->context, index);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(resume_gives_the_same_bits),
@@ -591,6 +609,7 @@ int main(void) {
         cmocka_unit_test(little_memory_is_told_before),
         cmocka_unit_test(bad_configurations_are_told),
         cmocka_unit_test(wrong_weights_are_told),
+        cmocka_unit_test(the_rate_is_that_of_the_clips),
     };
     return cmocka_run_group_tests(tests, train_setup, media_teardown);
 }

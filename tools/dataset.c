@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_BAD = 10, STREAM_ORDER = 0x4F524452, STREAM_WINDOW = 0x57494E44 };
+enum { MAX_BAD = 10, MAX_FPS = 1000, STREAM_ORDER = 0x4F524452, STREAM_WINDOW = 0x57494E44 };
 
 typedef struct item {
     char *path, *text;
@@ -23,6 +23,7 @@ struct kin_dataset {
     kin_dataset_options options;
     item *items;
     int64_t count;
+    double fps; /* of the files, by the CSV; 0: it does not say */
     uint64_t cached;
     int64_t *order; /* of `epoch` */
     int64_t epoch;
@@ -53,6 +54,15 @@ const char *kin_dataset_path(const kin_dataset *dataset, int64_t index) {
     return dataset->items[index].path;
 }
 
+double kin_dataset_fps(kin_dataset *dataset) {
+    for (int64_t i = 0; i < dataset->count && i < MAX_BAD && !(dataset->fps > 0); i++) {
+        kin_video_info info;
+        if (kin_video_probe(dataset->context, dataset->items[i].path, &info) == KIN_OK)
+            dataset->fps = info.fps;
+    }
+    return dataset->fps > 0 ? dataset->fps / (double)dataset->options.interval : 0;
+}
+
 static int64_t span(const kin_dataset_options *options) {
     return (options->frames - 1) * options->interval + 1;
 }
@@ -76,11 +86,12 @@ static kin_status add_row(kin_dataset *dataset, const char *folder, const char *
 static kin_status read_rows(kin_dataset *dataset, const kin_csv *csv) {
     const kin_dataset_options *options = &dataset->options;
     kin_context *context = dataset->context;
-    size_t path, text, frames, rows = kin_csv_row_count(csv), short_rows = 0;
+    size_t path, text, frames, fps, rows = kin_csv_row_count(csv), short_rows = 0;
     kin_status status = kin_csv_find_column(csv, "path", &path);
     if (status == KIN_OK) status = kin_csv_find_column(csv, "text", &text);
     if (status != KIN_OK) return status;
     if (kin_csv_find_column(csv, "num_frames", &frames) != KIN_OK) frames = SIZE_MAX;
+    if (kin_csv_find_column(csv, "fps", &fps) != KIN_OK) fps = SIZE_MAX;
     dataset->items = kin_calloc(context, rows + 1, sizeof *dataset->items);
     char *folder = kin_path_folder(context, options->csv);
     if (!dataset->items || !folder) status = KIN_OUT_OF_MEMORY;
@@ -91,15 +102,19 @@ static kin_status read_rows(kin_dataset *dataset, const kin_csv *csv) {
             short_rows++;
             continue;
         }
-        status = add_row(dataset, folder, kin_csv_cell(csv, r, path),
-                         kin_csv_cell(csv, r, text), length);
+        const char *rate = kin_csv_cell(csv, r, fps);
+        if (rate && dataset->fps <= 0) dataset->fps = strtod(rate, NULL);
+        if (!(dataset->fps > 0 && dataset->fps <= MAX_FPS)) dataset->fps = 0;
+        status = add_row(dataset, folder, kin_csv_cell(csv, r, path), kin_csv_cell(csv, r, text),
+                         length);
     }
     kin_free(context, folder);
     if (status == KIN_OK && short_rows)
         kin_log(context, KIN_LOG_WARN, "%s: %zu of %zu clips have fewer than %lld frames: left out",
                 options->csv, short_rows, rows, (long long)span(options));
     if (status == KIN_OK && dataset->count == 0)
-        status = kin_fail(context, KIN_FORMAT, "%s: no usable clip in %zu rows", options->csv, rows);
+        status =
+            kin_fail(context, KIN_FORMAT, "%s: no usable clip in %zu rows", options->csv, rows);
     return status;
 }
 
@@ -143,8 +158,7 @@ static kin_status decode(kin_dataset *dataset, int64_t index, uint64_t seed, flo
     if (room < 0)
         return kin_fail(dataset->context, KIN_FORMAT, "%s: %lld frames, but %lld are needed",
                         row->path, (long long)row->frames, (long long)span(o));
-    double place =
-        (double)kin_philox_element_uniform(seed, STREAM_WINDOW, 0, (uint64_t)index);
+    double place = (double)kin_philox_element_uniform(seed, STREAM_WINDOW, 0, (uint64_t)index);
     kin_video_read_options options = {.start = (int64_t)(place * (double)(room + 1)),
                                       .count = o->frames,
                                       .interval = o->interval,
@@ -209,8 +223,8 @@ kin_status kin_dataset_clip(kin_dataset *dataset, int64_t index, uint64_t seed, 
         return status;
     }
     return kin_fail(dataset->context, KIN_FORMAT,
-                    "%s: %d clips in a row cannot be read, from row %lld on",
-                    dataset->options.csv, MAX_BAD, (long long)index + 1);
+                    "%s: %d clips in a row cannot be read, from row %lld on", dataset->options.csv,
+                    MAX_BAD, (long long)index + 1);
 }
 
 /* Fisher-Yates with Philox words of (seed, epoch). */

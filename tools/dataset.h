@@ -23,6 +23,9 @@ kin_status kin_dataset_open(kin_context *context, const kin_dataset_options *opt
 void kin_dataset_close(kin_dataset *dataset);
 int64_t kin_dataset_count(const kin_dataset *dataset);
 const char *kin_dataset_text(const kin_dataset *dataset, int64_t index);
+/* Frames a second of clips as read: by the first row that has the column fps, or by the first file
+ * that says it, over the frame interval; 0 if neither does. */
+double kin_dataset_fps(kin_dataset *dataset);
 const char *kin_dataset_path(const kin_dataset *dataset, int64_t index);
 
 /* Clip `index` as (3, T, Y, X) floats in -1..1. The window starts at a place that depends on

@@ -36,20 +36,19 @@ static kin_tensor video_loss(void *user, kin_graph *graph) {
     const video_task *task = user;
     const kin_train_config *config = task->config;
     int64_t factor = kin_sd_vae_factor(&task->vae);
-    kin_video_training training = {
-        .denoiser = &task->denoiser,
-        .text_encoder = config->train_text_encoder ? &task->text : NULL,
-        .schedule = task->schedule,
-        .scaling_factor = task->vae.scaling_factor,
-        .posterior_mean = config->posterior_mean,
-        .caption_dropout = config->caption_dropout,
-        .timesteps = config->timesteps,
-        .precision = config->precision,
-        .batch = config->batch_size,
-        .frames = config->data.frames,
-        .latent_height = config->data.height / factor,
-        .latent_width = config->data.width / factor,
-        .text_length = task->text_length};
+    kin_video_training training = {.denoiser = &task->denoiser,
+                                   .text_encoder = config->train_text_encoder ? &task->text : NULL,
+                                   .schedule = task->schedule,
+                                   .scaling_factor = task->vae.scaling_factor,
+                                   .posterior_mean = config->posterior_mean,
+                                   .caption_dropout = config->caption_dropout,
+                                   .timesteps = config->timesteps,
+                                   .precision = config->precision,
+                                   .batch = config->batch_size,
+                                   .frames = config->data.frames,
+                                   .latent_height = config->data.height / factor,
+                                   .latent_width = config->data.width / factor,
+                                   .text_length = task->text_length};
     return kin_video_training_loss(graph, &training);
 }
 
@@ -89,8 +88,8 @@ static kin_status video_write(void *user, kin_plan *plan, int64_t index) {
     int64_t batch = config->batch_size, length = task->text_length;
     size_t clip = kin_latent_cache_values(task->latents);
     size_t row = (size_t)(length * task->denoiser.caption_channels);
-    kin_status status = kin_dataset_batch(task->data, (uint64_t)config->seed, index, batch,
-                                          task->indices);
+    kin_status status =
+        kin_dataset_batch(task->data, (uint64_t)config->seed, index, batch, task->indices);
     for (int64_t b = 0; status == KIN_OK && b < batch; b++) {
         int64_t i = kin_latent_cache_row(task->latents, task->indices[b]);
         memcpy(task->moments + (size_t)b * clip, kin_latent_cache_clip(task->latents, i),
@@ -122,14 +121,20 @@ static kin_status copy_weights(kin_context *context, const char *source, const c
 static kin_status export_text_encoder(video_task *task, kin_store *store, const char *folder) {
     char *file = kin_path_join(task->context, folder, "model.safetensors");
     kin_metadata format = {"format", "pt"};
-    kin_status status = file ? kin_write_t5_config(task->context, folder, &task->text)
-                             : KIN_OUT_OF_MEMORY;
+    kin_status status =
+        file ? kin_write_t5_config(task->context, folder, &task->text) : KIN_OUT_OF_MEMORY;
     if (status == KIN_OK && task->config->train_text_encoder)
         status = kin_weights_save(store, file, "text_encoder", KIN_EMA_PREFIX, KIN_F32, &format, 1);
     else if (status == KIN_OK)
         status = copy_weights(task->context, task->config->text_encoder_path, folder);
     kin_free(task->context, file);
     return status;
+}
+
+/* Frames a second of what the model makes: that of the clips, or 8 if they do not say. */
+static double clip_rate(const video_task *task) {
+    double rate = kin_dataset_fps(task->data);
+    return rate > 0 ? rate : 8;
 }
 
 /* OUTPUT/model: a folder that `kinora generate` takes, with averaged weights. */
@@ -142,9 +147,9 @@ static kin_status video_export(void *user, kin_store *store) {
     char *text = root ? kin_path_join(context, root, "text_encoder") : NULL;
     char *vae = root ? kin_path_join(context, root, "vae") : NULL;
     char *tokenizer = root ? kin_path_join(context, root, "tokenizer") : NULL;
-    char *weights = transformer ? kin_path_join(context, transformer,
-                                                "diffusion_pytorch_model.safetensors")
-                                : NULL;
+    char *weights = transformer
+                        ? kin_path_join(context, transformer, "diffusion_pytorch_model.safetensors")
+                        : NULL;
     char *pieces = tokenizer ? kin_path_join(context, tokenizer, "spiece.model") : NULL;
     kin_metadata format = {"format", "pt"};
     kin_status status = weights && text && vae && pieces ? KIN_OK : KIN_OUT_OF_MEMORY;
@@ -153,15 +158,14 @@ static kin_status video_export(void *user, kin_store *store) {
         status = kin_weights_save(store, weights, "denoiser", KIN_EMA_PREFIX, KIN_F32, &format, 1);
     if (status == KIN_OK) status = export_text_encoder(task, store, text);
     if (status == KIN_OK) status = kin_write_vae_config(context, vae, &task->vae);
-    if (status == KIN_OK)
-        status = copy_weights(context, config->vae_path, vae);
+    if (status == KIN_OK) status = copy_weights(context, config->vae_path, vae);
     if (status == KIN_OK) status = kin_make_folders(context, tokenizer);
     if (status == KIN_OK) status = kin_copy_file(context, task->tokenizer_path, pieces);
     kin_pipeline_defaults defaults = {.frames = config->data.frames,
                                       .height = config->data.height,
                                       .width = config->data.width,
                                       .steps = config->validation_steps,
-                                      .fps = 8,
+                                      .fps = clip_rate(task),
                                       .cfg_scale = config->validation_cfg_scale,
                                       .cfg_channels = 0,
                                       .method = config->validation_method};
@@ -191,8 +195,7 @@ static kin_status video_validate(void *user, kin_store *store, int64_t step) {
     char *folder = kin_path_join(task->context, config->output, "validation");
     if (status == KIN_OK) status = model && folder ? KIN_OK : KIN_OUT_OF_MEMORY;
     if (status == KIN_OK) status = kin_make_folders(task->context, folder);
-    if (status == KIN_OK)
-        status = kin_pipeline_open(task->context, task->device, model, &pipeline);
+    if (status == KIN_OK) status = kin_pipeline_open(task->context, task->device, model, &pipeline);
     if (status == KIN_OK) {
         kin_generation generation = {.count = count,
                                      .prompts = config->validation_prompts,
@@ -209,10 +212,10 @@ static kin_status video_validate(void *user, kin_store *store, int64_t step) {
     }
     for (int64_t i = 0; status == KIN_OK && i < count; i++) {
         kin_host_tensor clip = kin_pipeline_clip(&frames, i);
-        kin_video_write_options options = {.fps = 8,
+        kin_video_write_options options = {.fps = clip_rate(task),
                                            .comment = config->validation_prompts[i]};
-        char *path = kin_format(task->context, "%s/%08lld-%lld.mp4", folder, (long long)step,
-                                (long long)i);
+        char *path =
+            kin_format(task->context, "%s/%08lld-%lld.mp4", folder, (long long)step, (long long)i);
         status = path ? kin_video_write(task->context, path, &clip, &options) : KIN_OUT_OF_MEMORY;
         kin_free(task->context, path);
     }
@@ -226,7 +229,8 @@ static kin_status video_validate(void *user, kin_store *store, int64_t step) {
     return status == KIN_CANCELLED ? KIN_OK : status;
 }
 
-/* A given text encoder needs the tokenizer that it was trained with, which lies beside it or in it. */
+/* A given text encoder needs the tokenizer that it was trained with, which lies beside it or in it.
+ */
 static kin_status find_tokenizer(video_task *task) {
     static const char *const names[] = {"spiece.model", "../tokenizer/spiece.model"};
     const char *folder = task->config->text_encoder_path;
@@ -257,11 +261,12 @@ static kin_status prepare_tokenizer(video_task *task) {
     task->tokenizer_path = kin_path_join(task->context, config->output, "spiece.model");
     if (status == KIN_OK && !task->tokenizer_path) status = KIN_OUT_OF_MEMORY;
     if (status != KIN_OK) return status;
-    /* the one that a run to be resumed was trained with; one that an earlier start left is not used:
-     * captions or vocabulary may have changed */
+    /* the one that a run to be resumed was trained with; one that an earlier start left is not
+     * used: captions or vocabulary may have changed */
     char *checkpoint;
     int64_t step;
-    bool begun = kin_train_checkpoint_find(task->context, config->output, &checkpoint, &step) == KIN_OK;
+    bool begun =
+        kin_train_checkpoint_find(task->context, config->output, &checkpoint, &step) == KIN_OK;
     kin_free(task->context, checkpoint);
     if (begun && kin_file_exists(task->tokenizer_path)) return KIN_OK;
     int64_t count = kin_dataset_count(task->data);
@@ -302,10 +307,11 @@ static kin_status tokenize_captions(video_task *task) {
         task->lengths[i] = size;
     }
     if (status == KIN_OK && cut > 0)
-        kin_log(task->context, KIN_LOG_WARN,
-                "%lld of %lld captions are cut to denoiser.model_max_length, %lld tokens: what they "
-                "say last is never seen; the longest has %lld",
-                (long long)cut, (long long)count, (long long)length, (long long)longest);
+        kin_log(
+            task->context, KIN_LOG_WARN,
+            "%lld of %lld captions are cut to denoiser.model_max_length, %lld tokens: what they "
+            "say last is never seen; the longest has %lld",
+            (long long)cut, (long long)count, (long long)length, (long long)longest);
     kin_tokenizer_destroy(tokenizer);
     return status;
 }
@@ -325,8 +331,8 @@ static kin_status read_parts(video_task *task) {
     task->text = config->text_encoder;
     kin_status status = load_part_config(task->context, config->vae_path, &root, &path);
     if (status == KIN_OK)
-        status = kin_sd_vae_config_parse(task->context, root, path, KIN_UNKNOWN_KEYS_WARN,
-                                         &task->vae);
+        status =
+            kin_sd_vae_config_parse(task->context, root, path, KIN_UNKNOWN_KEYS_WARN, &task->vae);
     json_decref(root);
     kin_free(task->context, path);
     if (status == KIN_OK && config->text_encoder_path) {
@@ -379,8 +385,8 @@ static kin_status allocate_batch(video_task *task) {
                : KIN_OUT_OF_MEMORY;
 }
 
-kin_status kin_train_video(kin_context *context, kin_device *device,
-                           const kin_train_config *config, bool resume, bool quiet) {
+kin_status kin_train_video(kin_context *context, kin_device *device, const kin_train_config *config,
+                           bool resume, bool quiet) {
     static const char *const metrics[] = {"mse", "vb", NULL};
     static const char *const plain_metrics[] = {"mse", NULL};
     kin_train_task_ops ops = {.loss = video_loss,
