@@ -21,8 +21,9 @@ typedef struct kin_bench_times {
     double median, low, high; /* low and high: the quartiles */
 } kin_bench_times;
 
-/* Warms up, then runs the plan until `min_time` seconds and KIN_BENCH_MIN_SAMPLES samples are
- * there. Short programs run several times a sample. KIN_CANCELLED after Ctrl-C. */
+/* On a simulated device, the time that its model gives. Else warms up, then runs the plan until
+ * `min_time` seconds and KIN_BENCH_MIN_SAMPLES samples are there. Short programs run several times
+ * a sample. KIN_CANCELLED after Ctrl-C. */
 kin_status kin_bench_time_plan(kin_context *context, kin_plan *plan, double min_time,
                                kin_bench_times *out_times);
 /* The quartiles of `count` >= 1 values, between neighbours by their distance, as numpy does it. */
@@ -45,6 +46,7 @@ typedef struct kin_bench_row {
     char kernel[96];     /* the one that took longest, and how many others there were */
     double flops, bytes; /* of one run, by the ops' own cost */
     const kin_bench_times *times;
+    kin_call_counters counters; /* of one run, where the device counts */
 } kin_bench_row;
 
 typedef struct kin_bench {
@@ -53,6 +55,7 @@ typedef struct kin_bench {
     const char *json_path, *commit;
     double min_time;
     bool has_peak; /* false on devices other than the host: there is no yardstick for them */
+    bool counts;   /* the device has counters */
     kin_bench_peak peak;
     json_t *rows;
 } kin_bench;
@@ -85,7 +88,10 @@ void kin_bench_print_header(const kin_bench *bench, int name_width);
 void kin_bench_print_row(const kin_bench *bench, const kin_bench_row *row, int name_width);
 /* Keeps the row for the file. */
 kin_status kin_bench_keep(kin_bench *bench, const kin_bench_row *row);
-/* Runs the plan once with a clock on every node and names the kernel that took longest. */
-kin_status kin_bench_name_kernel(kin_plan *plan, char *text, size_t size);
+/* Runs the plan once with a clock on every node; notes the kernel that took longest, and the
+ * counters of all. */
+kin_status kin_bench_look(kin_plan *plan, kin_bench_row *row);
+/* Adds up cycles and bytes; of the scratchpad the most that one used. */
+void kin_bench_add_counters(kin_call_counters *sum, const kin_call_counters *one);
 
 #endif

@@ -2,6 +2,7 @@
 #include "bench/graphs.h"
 
 #include "models/training.h"
+#include "models/vae_temporal.h"
 #include "ops/attention.h"
 #include "ops/conv.h"
 #include "ops/elementwise.h"
@@ -142,6 +143,38 @@ static kin_status append_stdit_block(kin_graph *graph, const int64_t *sizes, boo
     return finish(graph, out, NULL, 0, train);
 }
 
+/* The others with one block (Latte: one over space and one over time) of their 28. */
+static kin_status append_one_block(kin_graph *graph, const int64_t *sizes, bool train,
+                                   kin_denoiser_config *config) {
+    kin_denoiser_shape shape = kin_denoiser_shape_of(config);
+    int64_t x[5] = {sizes[0], shape.in_channels, sizes[1], sizes[2], sizes[3]};
+    int64_t y[3] = {sizes[0], sizes[4], shape.caption_channels};
+    config->stdit2.common.depth = 1;
+    config->pixart.num_layers = 1;
+    kin_denoiser_inputs inputs = {.x = kin_input(graph, "x", KIN_F32, 5, x),
+                                  .timestep = kin_input(graph, "timestep", KIN_F32, 1, sizes),
+                                  .y = kin_input(graph, "y", KIN_F32, 3, y),
+                                  .y_lengths = kin_input(graph, "lengths", KIN_I32, 1, sizes)};
+    return finish(graph, kin_denoiser(graph, config, &f32, &inputs), NULL, 0, train);
+}
+
+static kin_status append_stdit2_block(kin_graph *graph, const int64_t *sizes, bool train) {
+    kin_denoiser_config config = {.kind = KIN_DENOISER_STDIT2,
+                                  .stdit2 = kin_stdit2_config_default()};
+    return append_one_block(graph, sizes, train, &config);
+}
+
+static kin_status append_latte_block(kin_graph *graph, const int64_t *sizes, bool train) {
+    kin_denoiser_config config = {.kind = KIN_DENOISER_LATTE, .pixart = kin_latte_config_default()};
+    return append_one_block(graph, sizes, train, &config);
+}
+
+static kin_status append_pixart_block(kin_graph *graph, const int64_t *sizes, bool train) {
+    kin_denoiser_config config = {.kind = KIN_DENOISER_PIXART,
+                                  .pixart = kin_pixart_config_default()};
+    return append_one_block(graph, sizes, train, &config);
+}
+
 static kin_stdit_config demo_denoiser(const int64_t *sizes) {
     kin_stdit_config config = kin_stdit_config_default();
     config.hidden_size = 128;
@@ -205,6 +238,16 @@ static kin_status append_vae_decode(kin_graph *graph, const int64_t *sizes, bool
     return finish(graph, kin_sd_vae_decode(graph, &config, &f32, latents, false), NULL, 0, train);
 }
 
+/* sizes: frames, rows, columns */
+static kin_status append_temporal_decode(kin_graph *graph, const int64_t *sizes, bool train) {
+    kin_sd_vae_config config = kin_sd_vae_config_default();
+    int64_t factor = kin_sd_vae_factor(&config);
+    int64_t dims[4] = {sizes[0], config.latent_channels, sizes[1] / factor, sizes[2] / factor};
+    kin_tensor latents = kin_input(graph, "latents", KIN_F32, 4, dims);
+    kin_tensor out = kin_vae_temporal_decode(graph, &config, &f32, latents, sizes[0], false);
+    return finish(graph, out, NULL, 0, train);
+}
+
 /* sizes: captions, tokens. One block of T5 v1.1 XXL's 24, and its last norm. */
 static kin_status append_t5_block(kin_graph *graph, const int64_t *sizes, bool train) {
     kin_t5_config config;
@@ -232,6 +275,26 @@ const kin_bench_graph kin_bench_graphs[] = {
      true,
      append_stdit_block,
      {1, 16, 32, 32, 120}},
+    {"STDiT2-XL/2-block",
+     "one block of STDiT2-XL/2: 16 frames of 256 tokens, 200 of text",
+     true,
+     append_stdit2_block,
+     {1, 16, 32, 32, 200}},
+    {"Latte-1-blocks",
+     "a pair of Latte-1's blocks: 16 frames of 256 tokens, 120 of text",
+     true,
+     append_latte_block,
+     {1, 16, 32, 32, 120}},
+    {"PixArt-XL-2-block",
+     "one block of PixArt-XL-2: a picture of 1024 tokens, 120 of text",
+     true,
+     append_pixart_block,
+     {1, 1, 64, 64, 120}},
+    {"vae-temporal",
+     "Latte's temporal decoder: 2 frames of 128x128",
+     false,
+     append_temporal_decode,
+     {2, 128, 128}},
     {"sd-vae",
      "the decoder of Stable Diffusion's VAE: an image of 256x256",
      false,

@@ -111,6 +111,7 @@ typedef struct kernel_share {
     const char *kernel;
     int calls;
     double seconds, flops, bytes;
+    kin_call_counters counters;
 } kernel_share;
 
 static int add_shares(const kin_plan *plan, kernel_share *shares, int count) {
@@ -124,6 +125,7 @@ static int add_shares(const kin_plan *plan, kernel_share *shares, int count) {
         shares[s].seconds += node.seconds;
         shares[s].flops += node.flops;
         shares[s].bytes += node.bytes;
+        kin_bench_add_counters(&shares[s].counters, &node.counters);
     }
     return count;
 }
@@ -133,10 +135,31 @@ static int by_seconds(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
+/* counts: the device has counters, whose columns follow. */
+static void print_shares(const kernel_share *shares, int count, bool counts) {
+    double all = 0;
+    for (int i = 0; i < count; i++) all += shares[i].seconds;
+    printf("  %-34s %6s %7s %11s %9s %8s", "kernel", "calls", "share", "ms a run", "GFLOP/s",
+           "GB/s");
+    if (counts) printf(" %12s %10s %10s", "cycles", "MB moved", "KiB on it");
+    putchar('\n');
+    for (int i = 0; i < count; i++) {
+        const kernel_share *s = &shares[i];
+        double seconds = s->seconds > 0 ? s->seconds : 1e-12;
+        printf("  %-34s %6d %6.1f%% %11.3f %9.2f %8.2f", s->kernel, s->calls / PROFILED_RUNS,
+               100 * s->seconds / all, 1e3 * s->seconds / PROFILED_RUNS, s->flops / seconds * 1e-9,
+               s->bytes / seconds * 1e-9);
+        if (counts)
+            printf(" %12.0f %10.3f %10.1f", s->counters.cycles / PROFILED_RUNS,
+                   (double)s->counters.bytes_moved * 1e-6 / PROFILED_RUNS,
+                   (double)s->counters.scratchpad / 1024);
+        putchar('\n');
+    }
+}
+
 static kin_status print_profile(model_run *run) {
     kernel_share shares[MAX_KERNELS];
     int count = 0;
-    double all = 0;
     kin_status status = KIN_OK;
     for (int i = 0; status == KIN_OK && i < PROFILED_RUNS; i++) {
         status = kin_plan_profile(run->plan);
@@ -144,16 +167,7 @@ static kin_status print_profile(model_run *run) {
     }
     if (status != KIN_OK) return status;
     qsort(shares, (size_t)count, sizeof *shares, by_seconds);
-    for (int i = 0; i < count; i++) all += shares[i].seconds;
-    printf("  %-34s %6s %7s %11s %9s %8s\n", "kernel", "calls", "share", "ms a run", "GFLOP/s",
-           "GB/s");
-    for (int i = 0; i < count; i++) {
-        const kernel_share *s = &shares[i];
-        double seconds = s->seconds > 0 ? s->seconds : 1e-12;
-        printf("  %-34s %6d %6.1f%% %11.3f %9.2f %8.2f\n", s->kernel, s->calls / PROFILED_RUNS,
-               100 * s->seconds / all, 1e3 * s->seconds / PROFILED_RUNS, s->flops / seconds * 1e-9,
-               s->bytes / seconds * 1e-9);
-    }
+    print_shares(shares, count, kin_plan_device(run->plan)->backend->counters != NULL);
     return KIN_OK;
 }
 
@@ -170,7 +184,7 @@ static kin_status time_model(request *r, const kin_bench_graph *model) {
     kin_status status =
         times ? prepare(&run, r->bench.common.handle, model, r->train) : KIN_OUT_OF_MEMORY;
     if (status == KIN_OK) status = kin_bench_time_plan(context, run.plan, r->bench.min_time, times);
-    if (status == KIN_OK) status = kin_bench_name_kernel(run.plan, row.kernel, sizeof row.kernel);
+    if (status == KIN_OK) status = kin_bench_look(run.plan, &row);
     if (status == KIN_OK) {
         const kin_plan_summary *summary = kin_plan_summarize(run.plan);
         row.flops = summary->flops;

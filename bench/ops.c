@@ -2,7 +2,9 @@
 #include "bench/bench.h"
 #include "ops/views.h"
 #include "runtime/check.h"
+#include "runtime/file.h"
 #include "runtime/op.h"
+#include "tools/one_op.h"
 #include "tools/verbs.h"
 
 #include <string.h>
@@ -149,7 +151,7 @@ static kin_status time_case(request *r, const kin_op *op, const kin_case *test) 
     bool cannot = status == KIN_UNSUPPORTED;
     if (status == KIN_OK)
         status = kin_bench_time_plan(r->bench.common.context, run.plan, r->bench.min_time, times);
-    if (status == KIN_OK) status = kin_bench_name_kernel(run.plan, row.kernel, sizeof row.kernel);
+    if (status == KIN_OK) status = kin_bench_look(run.plan, &row);
     if (status == KIN_OK) {
         kin_cost cost =
             kin_op_cost(op, test->attrs, test->input_count, run.descs, run.out_count, run.out);
@@ -178,8 +180,54 @@ static bool takes_dtype(const request *r, const kin_case *test) {
     return false;
 }
 
+/* A folder of kinora check compare: one op as a model had it. */
+static kin_status time_folder(request *r, const char *folder) {
+    kin_context *context = r->bench.common.context;
+    kin_device *device = r->bench.common.handle;
+    kin_one_op *one = NULL;
+    kin_graph *graph = NULL;
+    kin_plan *plan = NULL;
+    kin_store *store = NULL;
+    kin_bench_times *times = kin_alloc(context, sizeof *times);
+    kin_status status = times ? kin_one_op_load(context, folder, &one) : KIN_OUT_OF_MEMORY;
+    if (status == KIN_OK) status = kin_graph_create(context, &graph);
+    if (status == KIN_OK) status = kin_one_op_append(one, graph);
+    if (status == KIN_OK) status = kin_plan_build(graph, device, NULL, &plan);
+    if (status == KIN_OK) status = kin_store_create(device, &store);
+    if (status == KIN_OK) status = kin_store_add_graph(store, graph, 1);
+    if (status == KIN_OK) status = kin_plan_prepare(plan, store, NULL);
+    if (status == KIN_OK) status = kin_one_op_write(one, plan, store);
+    if (status == KIN_OK) status = kin_bench_time_plan(context, plan, r->bench.min_time, times);
+    if (status == KIN_OK) {
+        char name[MAX_NAME];
+        snprintf(name, sizeof name, "%s / %.*s", one->op->name, NAME_WIDTH, one->path);
+        kin_bench_row row = {.name = name,
+                             .op = one->op->name,
+                             .test = folder,
+                             .dtype = kin_dtype_name(one->out[0].dtype),
+                             .flops = one->cost.flops,
+                             .bytes = one->cost.bytes,
+                             .times = times};
+        status = kin_bench_look(plan, &row);
+        if (status == KIN_UNSUPPORTED) { /* no timer: the first kernel then */
+            snprintf(row.kernel, sizeof row.kernel, "%s", kin_plan_node_at(plan, 0).kernel);
+            status = KIN_OK;
+        }
+        kin_bench_print_header(&r->bench, NAME_WIDTH);
+        kin_bench_print_row(&r->bench, &row, NAME_WIDTH);
+        if (status == KIN_OK) status = kin_bench_keep(&r->bench, &row);
+    }
+    kin_plan_free(plan);
+    kin_store_free(store);
+    kin_graph_destroy(graph);
+    kin_one_op_free(one);
+    kin_free(context, times);
+    return status;
+}
+
 static kin_status walk(request *r) {
     kin_status status = KIN_OK;
+    if (r->only_case && kin_file_is_folder(r->only_case)) return time_folder(r, r->only_case);
     kin_bench_print_header(&r->bench, NAME_WIDTH);
     for (const kin_op *const *op = kin_op_list; *op && status == KIN_OK; op++) {
         /* A view moves nothing: its result would be timed as the copy that an output needs. */
@@ -224,7 +272,7 @@ int kin_verb_bench_ops(int count, char **arguments) {
         {.name = "case",
          .argument = "TEXT",
          .text = &r.only_case,
-         .help = "only cases with this in their name"},
+         .help = "only cases with this in their name; or a folder that kinora check compare wrote"},
         {.name = "large",
          .on = &r.large,
          .help = "only the cases made for benchmarks, of the models' sizes"},

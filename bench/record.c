@@ -25,6 +25,7 @@ int kin_bench_open(kin_bench *bench) {
         status = kin_fail(bench->common.context, KIN_UNSUPPORTED,
                           "the device null computes nothing, so there is nothing to time");
     bench->has_peak = strcmp(device, "cpu") == 0;
+    bench->counts = bench->common.handle->backend->counters != NULL;
     double seconds = bench->min_time < peak_seconds ? bench->min_time : peak_seconds;
     if (status == KIN_OK && bench->has_peak)
         status = kin_bench_peak_measure(bench->common.context, bench->common.handle->info.threads,
@@ -51,8 +52,11 @@ void kin_bench_print_header(const kin_bench *bench, int name_width) {
         printf("peak of this run: %.0f GFLOP/s f32 (%s, multiply-adds in registers), %.1f GB/s "
                "(copy, read and written)\n",
                bench->peak.flops * 1e-9, bench->peak.isa, bench->peak.bytes * 1e-9);
-    printf("%-*s %-5s %11s %9s %9s %8s %7s  %s\n", name_width, "case", "dtype", "median", "spread",
-           "GFLOP/s", "GB/s", "of peak", "kernel");
+    if (info->simulated) printf("times are those of the device's own model, not of a clock\n");
+    printf("%-*s %-5s %11s %9s %9s %8s %7s  ", name_width, "case", "dtype", "median", "spread",
+           "GFLOP/s", "GB/s", "of peak");
+    if (bench->counts) printf("%12s %10s %10s  ", "cycles", "MB moved", "KiB on it");
+    printf("kernel\n");
     fflush(stdout);
 }
 
@@ -71,9 +75,13 @@ void kin_bench_print_row(const kin_bench *bench, const kin_bench_row *row, int n
     snprintf(spread, sizeof spread, "+-%.1f%%", 50 * (t->high - t->low) / t->median);
     if (bench->has_peak)
         snprintf(share, sizeof share, "%.0f%% %c", 100 * fraction, memory ? 'm' : 'f');
-    printf("%-*s %-5s %11s %9s %9.2f %8.2f %7s  %s\n", name_width, row->name, row->dtype,
+    printf("%-*s %-5s %11s %9s %9.2f %8.2f %7s  ", name_width, row->name, row->dtype,
            seconds_text(t->median, median, sizeof median), spread, row->flops / t->median * 1e-9,
-           row->bytes / t->median * 1e-9, share, row->kernel);
+           row->bytes / t->median * 1e-9, share);
+    if (bench->counts)
+        printf("%12.0f %10.3f %10.1f  ", row->counters.cycles,
+               (double)row->counters.bytes_moved * 1e-6, (double)row->counters.scratchpad / 1024);
+    printf("%s\n", row->kernel);
     fflush(stdout);
 }
 
@@ -90,18 +98,35 @@ kin_status kin_bench_keep(kin_bench *bench, const kin_bench_row *row) {
         t->high, "gflops", row->flops / t->median * 1e-9, "gbytes", row->bytes / t->median * 1e-9,
         "fraction", kin_bench_fraction(bench, row, NULL), "runs_per_sample", (json_int_t)t->runs,
         "samples", samples);
+    if (object && bench->counts)
+        failed = failed ||
+                 json_object_set_new(object, "cycles", json_real(row->counters.cycles)) != 0 ||
+                 json_object_set_new(object, "bytes_moved",
+                                     json_integer((json_int_t)row->counters.bytes_moved)) != 0 ||
+                 json_object_set_new(object, "scratchpad",
+                                     json_integer((json_int_t)row->counters.scratchpad)) != 0;
     if (failed || !object || json_array_append_new(bench->rows, object) != 0)
         return kin_fail(bench->common.context, KIN_OUT_OF_MEMORY, "no memory for the record");
     return KIN_OK;
 }
 
-kin_status kin_bench_name_kernel(kin_plan *plan, char *text, size_t size) {
+void kin_bench_add_counters(kin_call_counters *sum, const kin_call_counters *one) {
+    sum->cycles += one->cycles;
+    sum->bytes_moved += one->bytes_moved;
+    if (one->scratchpad > sum->scratchpad) sum->scratchpad = one->scratchpad;
+}
+
+kin_status kin_bench_look(kin_plan *plan, kin_bench_row *row) {
     int count = kin_plan_node_count(plan), longest = -1;
+    char *text = row->kernel;
+    size_t size = sizeof row->kernel;
     kin_status status = kin_plan_profile(plan);
-    for (int i = 0; i < count; i++)
-        if (longest < 0 ||
-            kin_plan_node_at(plan, i).seconds > kin_plan_node_at(plan, longest).seconds)
-            longest = i;
+    row->counters = (kin_call_counters){0};
+    for (int i = 0; i < count; i++) {
+        kin_plan_node node = kin_plan_node_at(plan, i);
+        kin_bench_add_counters(&row->counters, &node.counters);
+        if (longest < 0 || node.seconds > kin_plan_node_at(plan, longest).seconds) longest = i;
+    }
     if (longest < 0) snprintf(text, size, "none");
     else if (count == 1) snprintf(text, size, "%s", kin_plan_node_at(plan, longest).kernel);
     else snprintf(text, size, "%s + %d", kin_plan_node_at(plan, longest).kernel, count - 1);

@@ -53,10 +53,22 @@ static kin_status warm_up(kin_plan *plan, double min_time, double *out_seconds) 
     return status;
 }
 
+static kin_status simulated_time(kin_plan *plan, kin_bench_times *times) {
+    kin_status status = kin_plan_profile(plan);
+    times->count = 1;
+    times->runs = 1;
+    times->seconds[0] = 0;
+    for (int i = 0; i < kin_plan_node_count(plan); i++)
+        times->seconds[0] += kin_plan_node_at(plan, i).seconds;
+    times->median = times->low = times->high = times->seconds[0];
+    return status;
+}
+
 kin_status kin_bench_time_plan(kin_context *context, kin_plan *plan, double min_time,
                                kin_bench_times *out_times) {
     kin_bench_times *times = out_times;
     double one = 0, spent = 0;
+    if (kin_plan_device(plan)->info.simulated) return simulated_time(plan, times);
     kin_status status = warm_up(plan, min_time, &one);
     double sample = min_time / (KIN_BENCH_MAX_SAMPLES / 2);
     if (sample < shortest_sample) sample = shortest_sample;

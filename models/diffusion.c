@@ -37,6 +37,12 @@ static kin_tensor pick_computed(kin_graph *g, const kin_schedule *s, kin_tensor 
     return row;
 }
 
+/* A mask [B, T] as [B, 1, T, 1, 1]. */
+static kin_tensor frames_of(kin_graph *g, kin_tensor mask) {
+    int64_t dims[] = {kin_dim(g, mask, 0), 1, kin_dim(g, mask, 1), 1, 1};
+    return kin_reshape(g, mask, 5, dims);
+}
+
 static double timestep_of(const kin_schedule *s, int i, double unused) {
     (void)unused;
     return s->timesteps[i];
@@ -71,6 +77,21 @@ static double mean_of_x(const kin_schedule *s, int i, double unused) {
            s->posterior_mean_coef2[i];
 }
 
+/* What rounded tables leave of x0 and of the noise in the true minus the predicted mean, whose main
+ * part is mean_of_noise times the error of the noise. 0, but for rounding, with tables in double.
+ */
+static double mean_left_of_x0(const kin_schedule *s, int i, double unused) {
+    double x0 = i == 0 ? 1 : s->posterior_mean_coef1[i];
+    double xt = i == 0 ? 0 : s->posterior_mean_coef2[i];
+    return x0 - (mean_of_x(s, i, unused) - xt) * s->sqrt_alphas_cumprod[i];
+}
+
+static double mean_left_of_noise(const kin_schedule *s, int i, double unused) {
+    double xt = i == 0 ? 0 : s->posterior_mean_coef2[i];
+    return mean_of_noise(s, i, unused) -
+           (mean_of_x(s, i, unused) - xt) * s->sqrt_one_minus_alphas_cumprod[i];
+}
+
 /* Noise that DDIM adds: eta sqrt((1 - A_prev) / (1 - A) (1 - A / A_prev)), 0 at the last step. */
 static double ddim_sigma(const kin_schedule *s, int i, double eta) {
     double a = s->alphas_cumprod[i], before = s->alphas_cumprod_prev[i];
@@ -95,6 +116,15 @@ kin_tensor kin_diffusion_noise(kin_graph *graph, const kin_schedule *schedule, k
     kin_tensor signal = pick(graph, schedule, schedule->sqrt_alphas_cumprod, t);
     kin_tensor level = pick(graph, schedule, schedule->sqrt_one_minus_alphas_cumprod, t);
     return kin_add(graph, kin_mul(graph, signal, x0), kin_mul(graph, level, noise));
+}
+
+kin_tensor kin_diffusion_noise_masked(kin_graph *graph, const kin_schedule *schedule, kin_tensor x0,
+                                      kin_tensor t, kin_tensor noise, kin_tensor mask) {
+    kin_graph *g = graph;
+    int64_t batch = kin_dim(g, x0, 0);
+    kin_tensor first = kin_fill(g, KIN_I32, 1, &batch, 0);
+    return kin_where(g, frames_of(g, mask), kin_diffusion_noise(g, schedule, x0, t, noise),
+                     kin_diffusion_noise(g, schedule, x0, first, noise));
 }
 
 kin_tensor kin_diffusion_timesteps(kin_graph *graph, const kin_schedule *schedule, kin_tensor t) {
@@ -145,11 +175,30 @@ static kin_tensor normal_kl(kin_graph *g, kin_tensor p, kin_tensor q, kin_tensor
     return kin_scale(g, kin_add(g, terms, far), 0.5, -0.5);
 }
 
-void kin_diffusion_loss(kin_graph *graph, const kin_schedule *schedule, kin_tensor x0,
-                        kin_tensor noise, kin_tensor t, kin_tensor model_out,
-                        kin_diffusion_losses *out_losses) {
-    kin_graph *g = graph;
+/* True minus predicted mean of the posterior; at step 0 the true mean is x0 itself. */
+static kin_tensor mean_error(kin_graph *g, const kin_schedule *s, kin_tensor x0, kin_tensor noise,
+                             kin_tensor t, kin_tensor noise_error) {
+    kin_tensor off = kin_mul(g, noise_error, pick_computed(g, s, t, mean_of_noise, 0));
+    if (!s->single) return off;
+    off = kin_add(g, off, kin_mul(g, x0, pick_computed(g, s, t, mean_left_of_x0, 0)));
+    return kin_add(g, off, kin_mul(g, noise, pick_computed(g, s, t, mean_left_of_noise, 0)));
+}
+
+/* x [B, C, T, Y, X] -> [B]: the mean of each sample, over the frames of mask [B, T] if there is
+ * one.
+ */
+static kin_tensor sample_mean(kin_graph *g, kin_tensor x, kin_tensor mask) {
     const uint32_t all_but_batch = 0x1E;
+    if (!mask.id) return kin_mean(g, x, all_but_batch, false);
+    double frame = (double)(kin_dim(g, x, 1) * kin_dim(g, x, 3) * kin_dim(g, x, 4));
+    kin_tensor count = kin_scale(g, kin_sum(g, mask, 0x2, false), frame, 0);
+    return kin_div(g, kin_sum(g, kin_mul(g, x, frames_of(g, mask)), all_but_batch, false), count);
+}
+
+void kin_diffusion_loss_masked(kin_graph *graph, const kin_schedule *schedule, kin_tensor x0,
+                               kin_tensor noise, kin_tensor t, kin_tensor mask,
+                               kin_tensor model_out, kin_diffusion_losses *out_losses) {
+    kin_graph *g = graph;
     *out_losses = (kin_diffusion_losses){.loss = KIN_NONE};
     int64_t channels = kin_dim(g, x0, 1), found = kin_dim(g, model_out, 1);
     if (kin_rank(g, x0) != 5 || (found != channels && found != 2 * channels)) {
@@ -163,21 +212,25 @@ void kin_diffusion_loss(kin_graph *graph, const kin_schedule *schedule, kin_tens
     if (found == 2 * channels) kin_split(g, model_out, 1, 2, part);
     kin_diffusion_losses r = {.loss = KIN_NONE};
     kin_tensor error = kin_sub(g, part[0], noise);
-    r.per_sample = r.mse = kin_mean(g, kin_square(g, error), all_but_batch, false);
+    r.per_sample = r.mse = sample_mean(g, kin_square(g, error), mask);
     if (part[1].id) {
         kin_tensor log_variance = learned_log_variance(g, schedule, part[1], t);
         kin_tensor posterior = pick(g, schedule, schedule->posterior_log_variance_clipped, t);
-        /* True minus predicted mean; at step 0 the true mean is x0 itself. */
-        kin_tensor off =
-            kin_mul(g, kin_detach(g, error), pick_computed(g, schedule, t, mean_of_noise, 0));
+        kin_tensor off = mean_error(g, schedule, x0, noise, t, kin_detach(g, error));
         kin_tensor kl = normal_kl(g, posterior, log_variance, off);
         kin_tensor nll = discretised_nll(g, x0, off, log_variance);
         kin_tensor bits = kin_where(g, pick_computed(g, schedule, t, is_last, 0), nll, kl);
-        r.vb = kin_scale(g, kin_mean(g, bits, all_but_batch, false), 1 / log(2.0), 0);
+        r.vb = kin_scale(g, sample_mean(g, bits, mask), 1 / log(2.0), 0);
         r.per_sample = kin_add(g, r.mse, r.vb);
     }
     r.loss = kin_mean_all(g, r.per_sample);
     *out_losses = r;
+}
+
+void kin_diffusion_loss(kin_graph *graph, const kin_schedule *schedule, kin_tensor x0,
+                        kin_tensor noise, kin_tensor t, kin_tensor model_out,
+                        kin_diffusion_losses *out_losses) {
+    kin_diffusion_loss_masked(graph, schedule, x0, noise, t, KIN_NONE, model_out, out_losses);
 }
 
 bool kin_sampler_needs_noise(const kin_sampler_options *options) {

@@ -13,6 +13,11 @@ extern "C" {
 /* sqrt(A_t) x0 + sqrt(1 - A_t) noise. x0, noise [B, C, T, Y, X] f32; t i32 [B]: steps. */
 KIN_API kin_tensor kin_diffusion_noise(kin_graph *graph, const kin_schedule *schedule,
                                        kin_tensor x0, kin_tensor t, kin_tensor noise);
+/* The same where each sample's frames may be given: mask f32 [B, T], 1 = noised to step t, 0 =
+ * given, noised to step 0 with the same noise. Open-Sora 1.1. */
+KIN_API kin_tensor kin_diffusion_noise_masked(kin_graph *graph, const kin_schedule *schedule,
+                                              kin_tensor x0, kin_tensor t, kin_tensor noise,
+                                              kin_tensor mask);
 /* What the model is told for steps t i32 [B] (or [1]): f32 of the same shape. */
 KIN_API kin_tensor kin_diffusion_timesteps(kin_graph *graph, const kin_schedule *schedule,
                                            kin_tensor t);
@@ -32,6 +37,12 @@ typedef struct kin_diffusion_losses {
 KIN_API void kin_diffusion_loss(kin_graph *graph, const kin_schedule *schedule, kin_tensor x0,
                                 kin_tensor noise, kin_tensor t, kin_tensor model_out,
                                 kin_diffusion_losses *out_losses);
+/* The same over the frames whose mask (f32 [B, T]) is 1: each term is its sum over them divided by
+ * their number of elements. A sample without such a frame gives NaN. */
+KIN_API void kin_diffusion_loss_masked(kin_graph *graph, const kin_schedule *schedule,
+                                       kin_tensor x0, kin_tensor noise, kin_tensor t,
+                                       kin_tensor mask, kin_tensor model_out,
+                                       kin_diffusion_losses *out_losses);
 
 /* Runs the denoiser within a step's graph: x [B, C, T, Y, X], timestep f32 [B] -> [B, C or 2C,
  * ...]. With guidance B is twice the number of samples: with the captions, then without. */

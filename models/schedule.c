@@ -42,26 +42,45 @@ static kin_status allocate(kin_context *context, int steps, kin_schedule **out_s
     return KIN_OK;
 }
 
-/* Everything else follows from the betas. */
+/* x in the precision of the tables. A basic operation on two floats, done in double and rounded to
+ * f32, is the one that f32 arithmetic gives. */
+static double in_table(const kin_schedule *s, double x) {
+    return s->single ? (double)(float)x : x;
+}
+
+/* Everything else follows from the betas. The running product stays in double, as PyTorch's cumprod
+ * on a CPU keeps it. */
 static void fill_tables(kin_schedule *s) {
-    double product = 1;
+    double product = 1, before = 1;
     for (int i = 0; i < s->steps; i++) {
-        double beta = s->betas[i], previous = product;
-        product *= 1 - beta;
-        s->alphas_cumprod[i] = product;
-        s->alphas_cumprod_prev[i] = previous;
-        s->sqrt_alphas_cumprod[i] = sqrt(product);
-        s->sqrt_one_minus_alphas_cumprod[i] = sqrt(1 - product);
-        s->sqrt_recip_alphas_cumprod[i] = sqrt(1 / product);
-        s->sqrt_recipm1_alphas_cumprod[i] = sqrt(1 / product - 1);
-        s->posterior_variance[i] = beta * (1 - previous) / (1 - product);
-        s->posterior_log_variance_clipped[i] = log(s->posterior_variance[i]);
-        s->posterior_mean_coef1[i] = beta * sqrt(previous) / (1 - product);
-        s->posterior_mean_coef2[i] = (1 - previous) * sqrt(1 - beta) / (1 - product);
+        double beta = s->betas[i], alpha = in_table(s, 1 - beta);
+        product *= alpha;
+        double now = in_table(s, product);
+        double rest = in_table(s, 1 - now), rest_before = in_table(s, 1 - before);
+        double inverse = in_table(s, 1 / now);
+        s->alphas_cumprod[i] = now;
+        s->alphas_cumprod_prev[i] = before;
+        s->sqrt_alphas_cumprod[i] = in_table(s, sqrt(now));
+        s->sqrt_one_minus_alphas_cumprod[i] = in_table(s, sqrt(rest));
+        s->sqrt_recip_alphas_cumprod[i] = in_table(s, sqrt(inverse));
+        s->sqrt_recipm1_alphas_cumprod[i] = in_table(s, sqrt(in_table(s, inverse - 1)));
+        s->posterior_variance[i] = in_table(s, in_table(s, beta * rest_before) / rest);
+        s->posterior_log_variance_clipped[i] = in_table(s, log(s->posterior_variance[i]));
+        s->posterior_mean_coef1[i] =
+            in_table(s, in_table(s, beta * in_table(s, sqrt(before))) / rest);
+        s->posterior_mean_coef2[i] =
+            in_table(s, in_table(s, rest_before * in_table(s, sqrt(alpha))) / rest);
+        before = now;
     }
     /* Entry 0 would be log 0. A schedule of one step has no entry 1: its beta serves. */
     s->posterior_log_variance_clipped[0] =
-        s->steps > 1 ? s->posterior_log_variance_clipped[1] : log(s->betas[0]);
+        s->steps > 1 ? s->posterior_log_variance_clipped[1] : in_table(s, log(s->betas[0]));
+}
+
+void kin_schedule_use_single(kin_schedule *schedule) {
+    schedule->single = true;
+    for (int i = 0; i < schedule->steps; i++) schedule->betas[i] = (float)schedule->betas[i];
+    fill_tables(schedule);
 }
 
 kin_status kin_schedule_create_steps(kin_context *context, int diffusion_steps, const int *kept,

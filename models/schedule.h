@@ -14,6 +14,7 @@ extern "C" {
 typedef struct kin_schedule {
     kin_context *context;
     int steps;
+    bool single;    /* the tables hold numbers of f32: see kin_schedule_use_single */
     int *timesteps; /* what the model is told: the step of the full schedule */
     double *betas, *alphas_cumprod, *alphas_cumprod_prev;
     double *sqrt_alphas_cumprod, *sqrt_one_minus_alphas_cumprod;
@@ -37,6 +38,10 @@ KIN_API kin_status kin_schedule_create(kin_context *context, int diffusion_steps
 KIN_API kin_status kin_schedule_create_steps(kin_context *context, int diffusion_steps,
                                              const int *kept, int count,
                                              kin_schedule **out_schedule);
+/* Rounds the betas to f32 and computes every other table anew in f32 arithmetic. Open-Sora 1.1
+ * works with such tables; 1.0, Latte and DiT with tables in double. It shows at small steps: the
+ * posterior's coefficient of x_0 at step 0 is 0.999834, not 1. */
+KIN_API void kin_schedule_use_single(kin_schedule *schedule);
 KIN_API void kin_schedule_free(kin_schedule *schedule);
 
 #ifdef __cplusplus

@@ -1,16 +1,13 @@
 #include "models/sd_vae.h"
 
-#include <math.h>
-#include <stdio.h>
 #include <string.h>
 
-#include "ops/attention.h"
+#include "models/vae_blocks.h"
 #include "ops/elementwise.h"
 #include "ops/layout.h"
 #include "ops/reduce.h"
 #include "ops/split.h"
 #include "ops/upsample.h"
-#include "ops/views.h"
 #include "runtime/json.h"
 
 static const double norm_eps = 1e-6;
@@ -159,47 +156,21 @@ kin_status kin_sd_vae_config_parse(kin_context *context, const json_t *json, con
 }
 
 static kin_tensor resnet(const vae_call *call, const char *name, int index, kin_tensor x, int out) {
-    kin_graph *g = call->graph;
-    int groups = call->config->norm_num_groups;
-    kin_scope_push(g, "%s.%d", name, index);
-    kin_segment_begin(g);
-    kin_tensor h = kin_layer_group_norm(g, call->precision, "norm1", x, groups, norm_eps, true);
-    h = kin_layer_conv2d(g, call->precision, "conv1", h, out, 3, 1, 1, 1);
-    h = kin_layer_group_norm(g, call->precision, "norm2", h, groups, norm_eps, true);
-    h = kin_layer_conv2d(g, call->precision, "conv2", h, out, 3, 1, 1, 1);
-    if (kin_dim(g, x, 1) != out)
-        x = kin_layer_conv2d(g, call->precision, "conv_shortcut", x, out, 1, 1, 0, 0);
-    x = kin_add(g, x, h);
-    kin_segment_end(g);
-    kin_scope_pop(g);
+    kin_scope_push(call->graph, "%s.%d", name, index);
+    kin_segment_begin(call->graph);
+    x = kin_vae_resnet(call->graph, call->precision, x, out, call->config->norm_num_groups,
+                       norm_eps);
+    kin_segment_end(call->graph);
+    kin_scope_pop(call->graph);
     return x;
 }
 
-/* One head as wide as the channels, over all pixels. */
 static kin_tensor attention(const vae_call *call, kin_tensor x) {
-    kin_graph *g = call->graph;
-    const kin_precision *p = call->precision;
-    int64_t batch = kin_dim(g, x, 0), channels = kin_dim(g, x, 1);
-    int64_t rows = kin_dim(g, x, 2), columns = kin_dim(g, x, 3), count = rows * columns;
-    kin_scope_push(g, "attentions.0");
-    kin_segment_begin(g);
-    kin_tensor h =
-        kin_layer_group_norm(g, p, "group_norm", x, call->config->norm_num_groups, norm_eps, false);
-    h = kin_transpose(g, kin_reshape(g, h, 3, (int64_t[]){batch, channels, count}), 1, 2);
-    int64_t heads[] = {batch, count, 1, channels};
-    kin_tensor q =
-        kin_reshape(g, kin_layer_linear(g, p, "to_q", h, channels, KIN_START_TORCH), 4, heads);
-    kin_tensor k =
-        kin_reshape(g, kin_layer_linear(g, p, "to_k", h, channels, KIN_START_TORCH), 4, heads);
-    kin_tensor v =
-        kin_reshape(g, kin_layer_linear(g, p, "to_v", h, channels, KIN_START_TORCH), 4, heads);
-    h = kin_attention(g, q, k, v, KIN_NONE, KIN_NONE, 1.0 / sqrt((double)channels));
-    h = kin_reshape(g, h, 3, (int64_t[]){batch, count, channels});
-    h = kin_layer_linear(g, p, "to_out.0", h, channels, KIN_START_TORCH);
-    h = kin_reshape(g, kin_transpose(g, h, 1, 2), 4, (int64_t[]){batch, channels, rows, columns});
-    x = kin_add(g, x, h);
-    kin_segment_end(g);
-    kin_scope_pop(g);
+    kin_scope_push(call->graph, "attentions.0");
+    kin_segment_begin(call->graph);
+    x = kin_vae_attention(call->graph, call->precision, x, call->config->norm_num_groups, norm_eps);
+    kin_segment_end(call->graph);
+    kin_scope_pop(call->graph);
     return x;
 }
 

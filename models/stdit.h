@@ -48,7 +48,9 @@ KIN_API kin_status kin_stdit_config_check(kin_context *context, const kin_stdit_
 /* in_channels, or twice that with pred_sigma. */
 KIN_API int kin_stdit_out_channels(const kin_stdit_config *config);
 
-/* Skips pos_embed and pos_embed_temporal, which are computed here. config: kin_stdit_config. */
+/* Skips pos_embed and pos_embed_temporal, which are computed here. Takes PixArt's names, the
+ * original's (they are the same) and diffusers', for a start from its weights: what PixArt does not
+ * have keeps its start, and the temporal attentions start at zero. config: kin_stdit_config. */
 KIN_API bool kin_stdit_rename(const void *config, const char *file_name, char *out_name,
                               size_t size);
 

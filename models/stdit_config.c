@@ -1,20 +1,20 @@
 /* STDiT's configuration and the names in its files. */
-#include "models/stdit.h"
+#include "models/pixart_parts.h"
+#include "models/stdit_parts.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "runtime/json.h"
 
+/* Depths and widths of the DiT family; the models are called STDiT-XL/2 and so on. */
 typedef struct named_size {
     const char *name;
     int depth, hidden_size, num_heads;
 } named_size;
 
-static const named_size sizes[] = {{"STDiT-XL/2", 28, 1152, 16},
-                                   {"STDiT-L/2", 24, 1024, 16},
-                                   {"STDiT-B/2", 12, 768, 12},
-                                   {"STDiT-S/2", 12, 384, 6}};
+static const named_size sizes[] = {
+    {"XL/2", 28, 1152, 16}, {"L/2", 24, 1024, 16}, {"B/2", 12, 768, 12}, {"S/2", 12, 384, 6}};
 
 kin_stdit_config kin_stdit_config_default(void) {
     return (kin_stdit_config){.input_size = {16, 32, 32},
@@ -36,23 +36,29 @@ int kin_stdit_out_channels(const kin_stdit_config *config) {
     return config->pred_sigma ? 2 * config->in_channels : config->in_channels;
 }
 
-static kin_status apply_size(kin_context *context, const char *name, kin_stdit_config *config) {
+kin_status kin_stdit_apply_size(kin_context *context, const char *prefix, int multiple,
+                                const char *name, kin_stdit_config *config) {
+    size_t length = strlen(prefix);
+    bool ours = strncmp(name, prefix, length) == 0 && name[length] == '-';
+    char known[160] = "";
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        if (strcmp(name, sizes[i].name) != 0) continue;
+        if (sizes[i].hidden_size % multiple != 0) continue;
+        size_t used = strlen(known);
+        snprintf(known + used, sizeof known - used, "%s%s-%s", used ? ", " : "", prefix,
+                 sizes[i].name);
+        if (!ours || strcmp(name + length + 1, sizes[i].name) != 0) continue;
         config->depth = sizes[i].depth;
         config->hidden_size = sizes[i].hidden_size;
         config->num_heads = sizes[i].num_heads;
         return KIN_OK;
     }
-    return kin_fail(context, KIN_NOT_FOUND,
-                    "no model '%s'; there are STDiT-XL/2, STDiT-L/2, STDiT-B/2 and STDiT-S/2",
-                    name);
+    return kin_fail(context, KIN_NOT_FOUND, "no model '%s'; there are %s", name, known);
 }
 
 kin_status kin_stdit_config_named(kin_context *context, const char *name,
                                   kin_stdit_config *out_config) {
     kin_stdit_config config = kin_stdit_config_default();
-    kin_status status = apply_size(context, name, &config);
+    kin_status status = kin_stdit_apply_size(context, "STDiT", 1, name, &config);
     if (status == KIN_OK) *out_config = config;
     return status;
 }
@@ -117,8 +123,9 @@ static kin_status read_freeze(kin_context *context, const json_t *json, const ch
     return KIN_OK;
 }
 
-static kin_status read_numbers(kin_context *context, const json_t *json, const char *where,
-                               kin_stdit_config *c) {
+kin_status kin_stdit_read_common(kin_context *context, const json_t *json, const char *where,
+                                 kin_stdit_config *config) {
+    kin_stdit_config *c = config;
     struct {
         const char *key;
         int *value;
@@ -131,11 +138,10 @@ static kin_status read_numbers(kin_context *context, const json_t *json, const c
     struct {
         const char *key;
         double *value;
-    } doubles[] = {{"mlp_ratio", &c->mlp_ratio},
-                   {"class_dropout_prob", &c->class_dropout_prob},
-                   {"space_scale", &c->space_scale},
-                   {"time_scale", &c->time_scale}};
-    kin_status s = KIN_OK;
+    } doubles[] = {{"mlp_ratio", &c->mlp_ratio}, {"class_dropout_prob", &c->class_dropout_prob}};
+    double drop_path = 0;
+    kin_status s = read_triple(context, json, where, "input_size", true, c->input_size);
+    if (s == KIN_OK) s = read_triple(context, json, where, "patch_size", false, c->patch_size);
     for (size_t i = 0; s == KIN_OK && i < sizeof ints / sizeof *ints; i++)
         s = kin_config_get_int(context, json, where, ints[i].key, 1, 1 << 20, ints[i].value);
     for (size_t i = 0; s == KIN_OK && i < sizeof doubles / sizeof *doubles; i++)
@@ -146,6 +152,10 @@ static kin_status read_numbers(kin_context *context, const json_t *json, const c
     if (s == KIN_OK)
         s = kin_json_get_bool(context, json, where, "train_y_embedding", c->train_y_embedding,
                               &c->train_y_embedding);
+    if (s == KIN_OK) s = read_freeze(context, json, where, &c->freeze);
+    if (s == KIN_OK) s = kin_json_get_double(context, json, where, "drop_path", 0, &drop_path);
+    if (s == KIN_OK && drop_path != 0)
+        s = kin_fail(context, KIN_UNSUPPORTED, "%s: drop_path must be 0", where);
     return s;
 }
 
@@ -180,18 +190,15 @@ kin_status kin_stdit_config_parse(kin_context *context, const json_t *json, cons
                                         "_diffusers_version"};
     kin_stdit_config c = kin_stdit_config_default();
     const char *type = NULL;
-    double drop_path = 0;
     kin_status s =
         kin_config_check_keys(context, json, where, known, sizeof known / sizeof *known, unknown);
     if (s == KIN_OK) s = kin_json_get_string(context, json, where, "type", NULL, &type);
-    if (s == KIN_OK && type) s = apply_size(context, type, &c);
-    if (s == KIN_OK) s = read_triple(context, json, where, "input_size", true, c.input_size);
-    if (s == KIN_OK) s = read_triple(context, json, where, "patch_size", false, c.patch_size);
-    if (s == KIN_OK) s = read_numbers(context, json, where, &c);
-    if (s == KIN_OK) s = read_freeze(context, json, where, &c.freeze);
-    if (s == KIN_OK) s = kin_json_get_double(context, json, where, "drop_path", 0, &drop_path);
-    if (s == KIN_OK && drop_path != 0)
-        s = kin_fail(context, KIN_UNSUPPORTED, "%s: drop_path must be 0", where);
+    if (s == KIN_OK && type) s = kin_stdit_apply_size(context, "STDiT", 1, type, &c);
+    if (s == KIN_OK) s = kin_stdit_read_common(context, json, where, &c);
+    if (s == KIN_OK)
+        s = kin_json_get_double(context, json, where, "space_scale", c.space_scale, &c.space_scale);
+    if (s == KIN_OK)
+        s = kin_json_get_double(context, json, where, "time_scale", c.time_scale, &c.time_scale);
     if (s == KIN_OK) s = kin_stdit_config_check(context, &c);
     if (s == KIN_OK) *out_config = c;
     return s;
@@ -201,6 +208,7 @@ bool kin_stdit_rename(const void *config, const char *file_name, char *out_name,
     (void)config;
     if (strcmp(file_name, "pos_embed") == 0 || strcmp(file_name, "pos_embed_temporal") == 0)
         return false;
-    snprintf(out_name, size, "%s", file_name);
+    if (!kin_pixart_original_name(file_name, out_name, size))
+        snprintf(out_name, size, "%s", file_name);
     return true;
 }

@@ -10,8 +10,8 @@ extern "C" {
 #endif
 
 /* The published start closes the temporal and caption branches (zero projections, gates near zero),
- * because it begins from an image model. From nothing that wastes the first thousands of steps. This
- * opens them, in the weights "PREFIX.*" of a store that has them all:
+ * because it begins from an image model. From nothing that wastes the first thousands of steps.
+ * This opens them, in the weights "PREFIX.*" of a store that has them all:
  *   - Xavier-uniform projections of temporal and cross-attention, of the caption MLP and of the
  *     timestep MLP;
  *   - gates of both branches start at 1;

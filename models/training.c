@@ -165,18 +165,31 @@ kin_tensor kin_vae_training_loss(kin_graph *graph, const kin_vae_training *train
     return loss;
 }
 
-/* The caption features [B, L, C] from tokens, or as given. */
-static kin_tensor text_features(kin_graph *graph, const kin_video_training *training,
-                                kin_tensor lengths) {
-    int64_t dims[3] = {training->batch, training->text_length,
-                       training->denoiser->caption_channels};
-    if (!training->text_encoder) return kin_input(graph, "features", KIN_F32, 3, dims);
-    kin_tensor ids = kin_input(graph, "ids", KIN_I32, 2, dims);
+/* What the denoiser reads of captions: features [B, L, C] or [B, 1 + I, L, C] from tokens, or as
+ * given, and their lengths. */
+static void read_captions(kin_graph *graph, const kin_video_training *training, int64_t channels,
+                          kin_denoiser_inputs *in) {
+    int64_t captions = 1 + training->images, batch = training->batch;
+    int64_t dims[4] = {batch, captions, training->text_length, channels};
+    int64_t flat[3] = {batch * captions, training->text_length, channels};
+    bool several = training->images > 0;
+    if (!several) { /* no axis for the one caption */
+        dims[1] = dims[2];
+        dims[2] = dims[3];
+    }
+    int rank = several ? 4 : 3;
+    in->y_lengths = kin_input(graph, "lengths", KIN_I32, several ? 2 : 1, dims);
+    if (!training->text_encoder) {
+        in->y = kin_input(graph, "features", KIN_F32, rank, dims);
+        return;
+    }
+    kin_tensor ids = kin_input(graph, "ids", KIN_I32, rank - 1, dims);
     kin_scope_push(graph, "text_encoder");
-    kin_tensor features =
-        kin_t5_encode(graph, training->text_encoder, &training->precision, ids, lengths, false);
+    in->y = kin_t5_encode(graph, training->text_encoder, &training->precision,
+                          kin_reshape(graph, ids, 2, flat),
+                          kin_reshape(graph, in->y_lengths, 1, flat), false);
     kin_scope_pop(graph);
-    return features;
+    in->y = kin_reshape(graph, in->y, rank, dims);
 }
 
 /* The latents [B, C, T, Y, X] (dims) that the diffusion works on. */
@@ -235,39 +248,48 @@ static kin_tensor level_weights(kin_graph *graph, const kin_video_training *trai
 }
 
 kin_tensor kin_video_training_loss(kin_graph *graph, const kin_video_training *training) {
-    const kin_stdit_config *denoiser = training->denoiser;
-    int64_t batch = training->batch, two = 2;
-    int64_t dims[5] = {batch, 2 * denoiser->in_channels, training->frames, training->latent_height,
+    kin_denoiser_config stdit = {.kind = KIN_DENOISER_STDIT};
+    const kin_denoiser_config *denoiser = training->model;
+    if (!denoiser) {
+        stdit.stdit = *training->denoiser;
+        denoiser = &stdit;
+    }
+    kin_denoiser_shape shape = kin_denoiser_shape_of(denoiser);
+    int64_t batch = training->batch, two = 2, mask_dims[2] = {batch, training->frames};
+    int64_t dims[5] = {batch, 2 * shape.in_channels, training->frames, training->latent_height,
                        training->latent_width};
+    kin_denoiser_inputs inputs = {.images = training->images,
+                                  .height = training->height,
+                                  .width = training->width,
+                                  .aspect_ratio = training->aspect_ratio,
+                                  .fps = training->fps};
     kin_tensor moments = kin_input(graph, "moments", KIN_F32, 5, dims);
-    kin_tensor lengths = kin_input(graph, "lengths", KIN_I32, 1, &batch);
     kin_tensor seed = kin_input(graph, "seed", KIN_I64, 1, &two);
-    kin_tensor features = text_features(graph, training, lengths);
+    if (training->frame_masks)
+        inputs.frame_mask = kin_input(graph, "frame_mask", KIN_F32, 2, mask_dims);
+    read_captions(graph, training, shape.caption_channels, &inputs);
 
-    dims[1] = denoiser->in_channels;
+    dims[1] = shape.in_channels;
     kin_tensor x0 = posterior_latents(graph, training, moments, seed, dims);
     kin_tensor t = draw_timesteps(graph, training, seed);
     kin_tensor noise = kin_random_normal(graph, seed, STREAM_NOISE, 5, dims);
-    kin_stdit_inputs inputs = {
-        .x = kin_diffusion_noise(graph, training->schedule, x0, t, noise),
-        .timestep = kin_diffusion_timesteps(graph, training->schedule, t),
-        .y = features,
-        .y_lengths = lengths,
-    };
+    inputs.x = training->frame_masks ? kin_diffusion_noise_masked(graph, training->schedule, x0, t,
+                                                                  noise, inputs.frame_mask)
+                                     : kin_diffusion_noise(graph, training->schedule, x0, t, noise);
+    inputs.timestep = kin_diffusion_timesteps(graph, training->schedule, t);
     if (training->caption_dropout > 0) {
         kin_tensor draw = kin_random_uniform(graph, seed, STREAM_CAPTION, 1, &batch);
         kin_tensor limit = kin_fill(graph, KIN_F32, 1, &batch, training->caption_dropout);
         inputs.drop = kin_less(graph, draw, limit);
     }
     kin_scope_push(graph, "denoiser");
-    if (training->caption_dropout <= 0) { /* unused here, but files have the null caption */
-        kin_tensor y, n;
-        kin_stdit_guided_text(graph, denoiser, &training->precision, features, lengths, &y, &n);
-    }
-    kin_tensor out = kin_stdit(graph, denoiser, &training->precision, &inputs);
+    if (training->caption_dropout <= 0)
+        kin_denoiser_keep_null_caption(graph, denoiser, &training->precision, inputs.y);
+    kin_tensor out = kin_denoiser(graph, denoiser, &training->precision, &inputs);
     kin_scope_pop(graph);
     kin_diffusion_losses losses;
-    kin_diffusion_loss(graph, training->schedule, x0, noise, t, out, &losses);
+    kin_diffusion_loss_masked(graph, training->schedule, x0, noise, t, inputs.frame_mask, out,
+                              &losses);
     kin_tensor loss = losses.loss;
     if (training->timesteps.weight_power > 0) {
         kin_tensor weights = kin_gather_rows(graph, level_weights(graph, training), t);

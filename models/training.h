@@ -3,6 +3,7 @@
 #ifndef KIN_MODELS_TRAINING_H
 #define KIN_MODELS_TRAINING_H
 
+#include "models/denoiser.h"
 #include "models/diffusion.h"
 #include "models/sd_vae.h"
 #include "models/stdit.h"
@@ -69,11 +70,17 @@ typedef struct kin_timestep_options {
 /* Training of the denoiser, with or without its text encoder. Inputs: "moments" [B, 2C, T, Y, X] of
  * the posterior (means, then log-variances), "seed" i64 [2]: {seed, step}, from which posterior
  * noise, timesteps, diffusion noise and caption dropout are drawn; "ids" and "lengths" i32 [B, L]
- * and [B] if the text encoder is trained, else "features" [B, L, caption_channels] and "lengths".
+ * and [B] if the text encoder is trained, else "features" [B, L, caption_channels] and "lengths"
+ * (with `images` a caption for the video and for each: [B, 1 + I, L], [B, 1 + I] and
+ * [B, 1 + I, L, caption_channels]); "frame_mask" f32 [B, T] with frame_masks.
  * Outputs: "loss", "mse", "vb" (means over the batch). */
 typedef struct kin_video_training {
-    const kin_stdit_config *denoiser;
-    const kin_t5_config *text_encoder; /* NULL: features are given */
+    const kin_denoiser_config *model; /* any denoiser; or NULL, and */
+    const kin_stdit_config *denoiser; /* STDiT */
+    int images;       /* Latte's joint training: the last so many of `frames` are pictures */
+    bool frame_masks; /* Open-Sora 1.1: frames whose mask is 0 are given, and not learned from */
+    double height, width, aspect_ratio, fps; /* as kin_denoiser_inputs */
+    const kin_t5_config *text_encoder;       /* NULL: features are given */
     const kin_schedule *schedule;
     double scaling_factor;  /* latents = sample * scaling_factor */
     bool posterior_mean;    /* latents are the posterior's means, not samples of it */

@@ -288,7 +288,7 @@ const kin_op kin_op_attention = {
     .summary =
         "o = softmax(scale q k^T + bias) v, and lse = log2 sum exp of the scores; keys up to "
         "lengths[sample] (Vaswani et al. 2017, arXiv:1706.03762)",
-    .flags = KIN_OP_COMPOSITE,
+    .flags = KIN_OP_COMPOSITE | KIN_OP_PRODUCT,
     .attrs_size = sizeof(kin_attention_attrs),
     .outputs = 2,
     .optional = 1u << LENGTHS | 1u << BIAS,

@@ -188,7 +188,7 @@ const kin_op kin_op_attention_grad = {
     .name = "attention_grad",
     .summary = "dq, dk, dv and, with bias_gradient, dbias of attention from q, k, v, o, lse, do, "
                "dlse, lengths, bias",
-    .flags = KIN_OP_COMPOSITE,
+    .flags = KIN_OP_COMPOSITE | KIN_OP_PRODUCT,
     .attrs_size = sizeof(kin_attention_attrs),
     .outputs = 4,
     .optional = 1u << D_LSE | 1u << LENGTHS | 1u << BIAS,

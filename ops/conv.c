@@ -255,7 +255,7 @@ const kin_op kin_op_conv = {
     .name = "conv",
     .summary = "y[o, p] = bias[o] + sum over c, k of w[o, c, k] x[c, p * stride + k - before]: "
                "PyTorch's conv2d and conv3d, with padding per side",
-    .flags = KIN_OP_COMPOSITE,
+    .flags = KIN_OP_COMPOSITE | KIN_OP_PRODUCT,
     .attrs_size = sizeof(kin_conv_attrs),
     .outputs = 1,
     .optional = 1u << 2,

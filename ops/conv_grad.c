@@ -278,7 +278,7 @@ const kin_op kin_op_conv_grad_input = {
     .name = "conv_grad_input",
     .summary = "dx[c, q] = sum over o and all p, k with p * stride + k - before = q of "
                "w[o, c, k] dy[o, p]; also PyTorch's conv_transpose2d",
-    .flags = KIN_OP_COMPOSITE,
+    .flags = KIN_OP_COMPOSITE | KIN_OP_PRODUCT,
     .attrs_size = sizeof(kin_conv_size_attrs),
     .outputs = 1,
     .infer = input_infer,
@@ -293,7 +293,7 @@ const kin_op kin_op_conv_grad_input = {
 const kin_op kin_op_conv_grad_weight = {
     .name = "conv_grad_weight",
     .summary = "dw[o, c, k] = sum over samples and p of dy[o, p] x[c, p * stride + k - before]",
-    .flags = KIN_OP_COMPOSITE,
+    .flags = KIN_OP_COMPOSITE | KIN_OP_PRODUCT,
     .attrs_size = sizeof(kin_conv_size_attrs),
     .outputs = 1,
     .infer = weight_infer,

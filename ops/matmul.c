@@ -162,6 +162,7 @@ static const kin_case matmul_cases[] = {
 const kin_op kin_op_matmul = {
     .name = "matmul",
     .summary = "out[..., m, n] = sum over k of a[..., m, k] b[..., k, n]",
+    .flags = KIN_OP_PRODUCT,
     .outputs = 1,
     .infer = matmul_infer,
     .reference = matmul_reference,
@@ -310,7 +311,7 @@ static const kin_case linear_cases[] = {
 const kin_op kin_op_linear = {
     .name = "linear",
     .summary = "y[..., n] = sum over k of x[..., k] w[n, k] + bias[n] (PyTorch's nn.Linear)",
-    .flags = KIN_OP_COMPOSITE,
+    .flags = KIN_OP_COMPOSITE | KIN_OP_PRODUCT,
     .outputs = 1,
     .optional = 1u << 2,
     .infer = linear_infer,

@@ -28,6 +28,10 @@ typedef struct kin_device_info {
     uint32_t alignment;      /* of offsets, bytes, a power of two; 0 means 64 */
     uint32_t dtypes;         /* bit 1 << kin_dtype: storage that kernels accept */
     int threads;
+    kin_dtype product_dtype; /* what operands of products (KIN_OP_PRODUCT) are rounded to, whatever
+                                they are stored in: KIN_BF16 where the matrix unit takes nothing
+                                else. KIN_F32 (0): they are not rounded */
+    bool simulated;          /* timestamps come from a model of the device, not from a clock */
 } kin_device_info;
 
 /* An open device: made by the runtime (device.h); `state` is the backend's. */
@@ -56,6 +60,13 @@ typedef struct kin_call {
     size_t scratch_offset, scratch_size;
 } kin_call;
 
+/* What one recorded call did, where the device counts it; 0: not counted. */
+typedef struct kin_call_counters {
+    double cycles;
+    uint64_t bytes_moved; /* between the device's memory and the units that compute */
+    uint64_t scratchpad;  /* bytes of on-chip memory in use at one time */
+} kin_call_counters;
+
 /* One row of a backend's kernel list. The first row of the op whose `can` agrees is taken. */
 typedef struct kin_kernel {
     const char *op;
@@ -66,9 +77,12 @@ typedef struct kin_kernel {
      * as they will be: a kernel may ask for, say, a last stride of 1 by saying no. */
     bool (*can)(const kin_device *device, const kin_call *call);
     size_t (*scratch)(const kin_device *device, const kin_call *call); /* bytes; NULL: none */
+    /* May be NULL if the backend has `compile`. */
     kin_status (*launch)(kin_device *device, kin_commands *commands, const kin_call *call);
 } kin_kernel;
 
+/* New functions are appended and optional, so that a table made for an older or a newer header of
+ * the same ABI serves: what lies behind struct_size counts as NULL. */
 struct kin_backend {
     uint32_t abi;         /* KIN_BACKEND_ABI */
     uint32_t struct_size; /* sizeof(kin_backend) */
@@ -115,6 +129,18 @@ struct kin_backend {
      * NULL: calls are recorded one by one. */
     kin_status (*compile)(kin_device *device, kin_commands *commands,
                           const kin_kernel *const *kernels, const kin_call *calls, size_t count);
+
+    /* Counters of each recorded call of the last submit; count entries. NULL: none. */
+    kin_status (*counters)(kin_device *device, kin_commands *commands,
+                           kin_call_counters *out_counters, size_t count);
+
+    /* Where the host sees the buffer's first byte, for backends that build on this one; what it
+     * writes there is as if uploaded. NULL: the host sees no device memory. */
+    void *(*address)(kin_device *device, kin_buffer *buffer);
+
+    /* Says whether the following submits of a list will be asked for their timestamps, for devices
+     * where these cost much. NULL: every submit may be. */
+    kin_status (*set_timed)(kin_device *device, kin_commands *commands, bool timed);
 };
 
 /* What a plug-in exports: its table, or NULL if it cannot serve this ABI. */

@@ -14,6 +14,13 @@ double kin_tolerance(kin_dtype dtype, double reduction) {
     }
 }
 
+double kin_device_tolerance(const kin_device_info *info, const kin_op *op, kin_dtype dtype,
+                            double reduction) {
+    double own = kin_tolerance(dtype, reduction);
+    if (!(op->flags & KIN_OP_PRODUCT) || !kin_dtype_is_float(dtype)) return own;
+    return fmax(own, kin_tolerance(info->product_dtype, reduction));
+}
+
 kin_cost kin_op_cost(const kin_op *op, const void *attrs, int in_count, const kin_desc *in,
                      int out_count, const kin_desc *out) {
     kin_cost cost = {.reduction = 1};

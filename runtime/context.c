@@ -22,6 +22,8 @@ struct kin_context {
     void *log_user;
     int threads;
     char message[MESSAGE_SIZE];
+    size_t settings_size;
+    char settings[]; /* lines, each ended by NUL */
 };
 
 static void *resize_with_c_library(void *user, void *ptr, size_t size) {
@@ -56,8 +58,13 @@ kin_status kin_context_create(const kin_context_options *options, kin_context **
         given.allocator.resize = resize_with_c_library;
         given.allocator.user = NULL;
     }
-    kin_context *context = given.allocator.resize(given.allocator.user, NULL, sizeof *context);
+    size_t settings = given.settings != NULL ? strlen(given.settings) + 1 : 0;
+    kin_context *context =
+        given.allocator.resize(given.allocator.user, NULL, sizeof *context + settings);
     if (context == NULL) return KIN_OUT_OF_MEMORY;
+    context->settings_size = settings;
+    for (size_t i = 0; i < settings; i++)
+        context->settings[i] = given.settings[i] != '\n' ? given.settings[i] : '\0';
     context->allocator = given.allocator;
     context->log = given.log;
     context->log_user = given.log_user;
@@ -79,6 +86,17 @@ const char *kin_context_error(const kin_context *context) {
 
 int kin_context_threads(const kin_context *context) {
     return context == NULL ? 1 : context->threads;
+}
+
+const char *kin_context_setting(const kin_context *context, const char *name) {
+    size_t length = strlen(name);
+    if (context == NULL) return NULL;
+    for (size_t at = 0; at < context->settings_size;) {
+        const char *line = context->settings + at;
+        if (strncmp(line, name, length) == 0 && line[length] == '=') return line + length + 1;
+        at += strlen(line) + 1;
+    }
+    return NULL;
 }
 
 const char *kin_status_text(kin_status status) {

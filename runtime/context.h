@@ -60,6 +60,10 @@ typedef struct kin_context_options {
     kin_log_fn log;          /* NULL: silence */
     void *log_user;
     int threads; /* for CPU work; 0: as many as the machine has processors */
+    /* What backends want to know: lines "name=value", the first of a name counts. "cache=FOLDER" is
+     * where compiled programs are kept; "opencl.local_memory=4096" and the like are documented with
+     * the backend. NULL: none. The text is copied. */
+    const char *settings;
 } kin_context_options;
 
 typedef struct kin_context kin_context;
@@ -74,6 +78,8 @@ KIN_API void kin_context_destroy(kin_context *context);
 KIN_API const char *kin_context_error(const kin_context *context);
 /* The number of threads for CPU work, at least 1. */
 KIN_API int kin_context_threads(const kin_context *context);
+/* The value of a setting (kin_context_options.settings), or NULL. Valid until the end. */
+KIN_API const char *kin_context_setting(const kin_context *context, const char *name);
 /* "out of memory", "bad format", ... for a status. */
 KIN_API const char *kin_status_text(kin_status status);
 /* The library's version, "0.1.0". */

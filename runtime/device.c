@@ -5,15 +5,26 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <dlfcn.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
+/* The table as it was when version 1 of the ABI was made; all that follows is optional. */
+enum {
+    SMALLEST_TABLE = offsetof(kin_backend, counters),
+    LARGEST_TABLE = 1 << 16,
+    LONGEST_NAME = 24,
+    MOST_DEVICES = 256,
+    MOST_KERNELS = 1 << 16,
+    LARGEST_ALIGNMENT = 1 << 20
+};
+
 struct kin_backends {
     kin_context *context;
     const kin_backend **list;
-    void **handles; /* of shared libraries; NULL for the built-in ones */
+    void **handles; /* of shared libraries, whose tables are copies; NULL for the built-in ones */
     size_t count;
     kin_backend_file *files;
     size_t file_count;
@@ -46,13 +57,26 @@ static kin_status note_file(kin_backends *all, const char *path, bool loaded, co
     return file->path && file->verdict ? KIN_OK : KIN_OUT_OF_MEMORY;
 }
 
-/* Why a table cannot be used, or NULL. */
-static const char *fault(const kin_backends *all, const kin_backend *backend) {
+/* A name that a device can be called by: letters, then a number that the user adds. */
+static bool is_name(const char *name) {
+    size_t length = name ? strnlen(name, LONGEST_NAME + 1) : 0;
+    for (size_t i = 0; i < length; i++)
+        if (!isalpha((unsigned char)name[i]) && name[i] != '-' && name[i] != '_') return false;
+    return length > 0 && length <= LONGEST_NAME;
+}
+
+/* Why the head of a table cannot be read on, or NULL. */
+static const char *head_fault(const kin_backend *backend) {
     if (!backend) return "kin_backend_get returned nothing: it does not serve this ABI version";
     if (backend->abi != KIN_BACKEND_ABI) return "its ABI version is another one; rebuild it";
-    if (backend->struct_size != sizeof(kin_backend)) return "its table has another size; rebuild it";
-    if (!backend->name || !backend->name[0] || strlen(backend->name) > 24)
-        return "its name is missing or too long";
+    if (backend->struct_size < SMALLEST_TABLE || backend->struct_size > LARGEST_TABLE)
+        return "its table has a size that cannot be; rebuild it";
+    return NULL;
+}
+
+/* Why a table cannot be used, or NULL. */
+static const char *fault(const kin_backends *all, const kin_backend *backend) {
+    if (!is_name(backend->name)) return "its name is missing, too long, or not of letters";
     for (size_t i = 0; i < all->count; i++)
         if (strcasecmp(all->list[i]->name, backend->name) == 0)
             return "a backend of this name is there already";
@@ -72,15 +96,19 @@ static kin_status try_file(kin_backends *all, const char *path) {
     }
     kin_backend_get_fn get = NULL;
     *(void **)&get = dlsym(handle, KIN_BACKEND_SYMBOL);
-    const kin_backend *backend = get ? get(KIN_BACKEND_ABI) : NULL;
-    const char *why = get ? fault(all, backend) : "it does not export " KIN_BACKEND_SYMBOL;
-    if (why) {
-        kin_status status = note_file(all, path, false, why);
-        dlclose(handle);
-        return status;
+    const kin_backend *given = get ? get(KIN_BACKEND_ABI) : NULL;
+    const char *why = get ? head_fault(given) : "it does not export " KIN_BACKEND_SYMBOL;
+    kin_backend *backend = why ? NULL : kin_calloc(all->context, 1, sizeof *backend);
+    if (backend) {
+        size_t known = given->struct_size < sizeof *backend ? given->struct_size : sizeof *backend;
+        memcpy(backend, given, known);
+        why = fault(all, backend);
     }
-    kin_status status = add_backend(all, backend, handle);
-    if (status != KIN_OK) {
+    kin_status status = KIN_OUT_OF_MEMORY;
+    if (why) status = note_file(all, path, false, why);
+    else if (backend) status = add_backend(all, backend, handle);
+    if (why || status != KIN_OK) {
+        kin_free(all->context, backend);
         dlclose(handle);
         return status;
     }
@@ -148,8 +176,11 @@ void kin_backends_free(kin_backends *all) {
         kin_free(all->context, all->files[i].path);
         kin_free(all->context, all->files[i].verdict);
     }
-    for (size_t i = 0; i < all->count; i++)
-        if (all->handles[i]) dlclose(all->handles[i]);
+    for (size_t i = 0; i < all->count; i++) {
+        if (!all->handles[i]) continue;
+        kin_free(all->context, (void *)all->list[i]);
+        dlclose(all->handles[i]);
+    }
     kin_free(all->context, all->files);
     kin_free(all->context, (void *)all->list);
     kin_free(all->context, all->handles);
@@ -184,6 +215,38 @@ static kin_status unknown_device(kin_backends *all, const char *name) {
                     name, list);
 }
 
+/* Why an open device cannot be used, or NULL: sizes that cannot be, a text without an end. */
+static const char *info_fault(const kin_device_info *info) {
+    uint32_t alignment = info->alignment;
+    if (!memchr(info->name, 0, sizeof info->name) || !info->name[0] ||
+        !memchr(info->description, 0, sizeof info->description))
+        return "its name or description has no end";
+    if (alignment & (alignment - 1) || alignment > LARGEST_ALIGNMENT)
+        return "its alignment is not a power of two, or too large";
+    if (info->max_allocation > INT64_MAX || info->memory_total > INT64_MAX)
+        return "its memory or its largest allocation is larger than can be (0 means no limit)";
+    if (info->max_allocation && info->max_allocation < (alignment ? alignment : 64))
+        return "its largest allocation is smaller than its alignment";
+    if (info->dtypes >> KIN_DTYPE_COUNT || !(info->dtypes >> KIN_F32 & 1))
+        return "its dtypes are not known, or f32 is not among them";
+    if (info->product_dtype != KIN_F32 && info->product_dtype != KIN_F16 &&
+        info->product_dtype != KIN_BF16)
+        return "its products have a dtype that is none of f32, f16 and bf16";
+    if (info->threads < 0) return "it has less than no threads";
+    return NULL;
+}
+
+static const char *kernels_fault(const kin_device *device) {
+    const kin_kernel *kernel;
+    for (size_t i = 0; (kernel = device->backend->kernel(device, i)); i++) {
+        if (i == MOST_KERNELS) return "its kernel list has no end";
+        if (!kernel->op || !kernel->name) return "a row of its kernel list has no op or no name";
+        if (!kernel->launch && !device->backend->compile)
+            return "a row of its kernel list has no launch, and the backend does not compile";
+    }
+    return NULL;
+}
+
 kin_status kin_device_open(kin_backends *all, const char *name, kin_device **out_device) {
     *out_device = NULL;
     size_t length = strlen(name), digits = length;
@@ -196,6 +259,9 @@ kin_status kin_device_open(kin_backends *all, const char *name, kin_device **out
     int index = digits < length ? atoi(name + digits) : 0;
     const char *why = NULL;
     int count = backend->count(all->context, &why);
+    if (count < 0 || count > MOST_DEVICES)
+        return kin_fail(all->context, KIN_DEVICE, "device \"%s\": backend %s counts %d devices", name,
+                        backend->name, count);
     if (index >= count)
         return kin_fail(all->context, KIN_NOT_FOUND, "device \"%s\": backend %s has %d device%s%s%s",
                         name, backend->name, count, count == 1 ? "" : "s", why ? ": " : "",
@@ -209,6 +275,13 @@ kin_status kin_device_open(kin_backends *all, const char *name, kin_device **out
         kin_free(all->context, device);
         return kin_fail_in(all->context, status, "device %s", name);
     }
+    const char *wrong = info_fault(&device->info);
+    if (!wrong) wrong = kernels_fault(device);
+    if (wrong) {
+        backend->close(device);
+        kin_free(all->context, device);
+        return kin_fail(all->context, KIN_DEVICE, "device %s is not to be used: %s", name, wrong);
+    }
     *out_device = device;
     return KIN_OK;
 }
@@ -218,6 +291,16 @@ void kin_device_close(kin_device *device) {
     device->backend->wait(device);
     device->backend->close(device);
     kin_free(device->context, device);
+}
+
+kin_status kin_device_allocate(kin_device *device, size_t size, kin_buffer **out_buffer) {
+    *out_buffer = NULL;
+    kin_status status = device->backend->allocate(device, size, out_buffer);
+    if (status != KIN_OK) *out_buffer = NULL; /* whatever the backend left there */
+    else if (!*out_buffer)
+        status = kin_fail(device->context, KIN_DEVICE, "device %s gave no buffer of %zu bytes",
+                          device->info.name, size);
+    return status;
 }
 
 const kin_kernel *kin_device_kernel(const kin_device *device, const kin_call *call) {

@@ -37,11 +37,16 @@ KIN_API kin_status kin_device_open(kin_backends *backends, const char *name,
 /* Waits for the device and closes it. */
 KIN_API void kin_device_close(kin_device *device);
 
+/* backend->allocate, held to its word: *out_buffer is NULL after a failure, and a success without a
+ * buffer is one (KIN_DEVICE). */
+KIN_API kin_status kin_device_allocate(kin_device *device, size_t size, kin_buffer **out_buffer);
+
 /* The kernel that would run this call on the device, or NULL. */
 KIN_API const kin_kernel *kin_device_kernel(const kin_device *device, const kin_call *call);
 
-/* The built-in backends (defined in backends/cpu and backends/null). */
-extern const kin_backend kin_backend_cpu;
+/* The built-in backends (defined in backends/cpu and backends/null). That of the CPU is there for
+ * plug-ins that hand on to it what they have no kernel for. */
+KIN_API extern const kin_backend kin_backend_cpu;
 extern const kin_backend kin_backend_null;
 
 #ifdef __cplusplus

@@ -11,7 +11,8 @@ typedef struct evaluation {
     const kin_graph *graph;
     const kin_evaluate_value *given;
     int given_count;
-    kin_evaluate_rounding rounding;
+    unsigned rounding;
+    kin_dtype product_dtype; /* of operands of products; KIN_F32: as they are */
     double **values; /* per value; NULL: not needed, or not made yet */
     bool *needed;    /* nodes */
     double reduction;
@@ -61,9 +62,25 @@ static void round_values(double *values, kin_dtype dtype, int64_t count) {
 }
 
 static bool is_rounded(const evaluation *ev, const kin_desc *in, const kin_desc *out) {
-    if (ev->rounding != KIN_ROUND_NARROWING) return ev->rounding == KIN_ROUND_ALL;
+    if (!(ev->rounding & KIN_ROUND_NARROWING)) return (ev->rounding & KIN_ROUND_ALL) != 0;
     return in && in->rank >= 0 && kin_dtype_is_float(in->dtype) &&
            kin_dtype_size(out->dtype) < kin_dtype_size(in->dtype);
+}
+
+/* Replaces the float operands of a product by rounded copies, which are noted in `copies`. */
+static kin_status round_operands(evaluation *ev, const kin_node *node, const kin_desc *descs,
+                                 double **data, double **copies) {
+    if (ev->product_dtype == KIN_F32 || !(node->op->flags & KIN_OP_PRODUCT)) return KIN_OK;
+    for (int i = 0; i < node->in_count; i++) {
+        if (!data[i] || !kin_dtype_is_float(descs[i].dtype)) continue;
+        int64_t count = kin_desc_count(&descs[i]);
+        copies[i] = kin_alloc(ev->context, (size_t)count * sizeof(double));
+        if (!copies[i]) return KIN_OUT_OF_MEMORY;
+        memcpy(copies[i], data[i], (size_t)count * sizeof(double));
+        round_values(copies[i], ev->product_dtype, count);
+        data[i] = copies[i];
+    }
+    return KIN_OK;
 }
 
 static kin_status run_node(evaluation *ev, const kin_node *node) {
@@ -72,7 +89,8 @@ static kin_status run_node(evaluation *ev, const kin_node *node) {
     size_t count = (size_t)(node->in_count + node->out_count);
     kin_desc *descs = kin_calloc(ev->context, count, sizeof *descs);
     double **data = kin_calloc(ev->context, count, sizeof *data);
-    kin_status status = descs && data ? KIN_OK : KIN_OUT_OF_MEMORY;
+    double **copies = kin_calloc(ev->context, count, sizeof *copies);
+    kin_status status = descs && data && copies ? KIN_OK : KIN_OUT_OF_MEMORY;
     for (int i = 0; status == KIN_OK && i < node->in_count; i++) {
         int32_t id = node->in[i];
         if (!id) {
@@ -88,6 +106,7 @@ static kin_status run_node(evaluation *ev, const kin_node *node) {
         descs[node->in_count + j] = dense_desc(&ev->graph->values[node->out[j]]);
         data[node->in_count + j] = ev->values[node->out[j]];
     }
+    if (status == KIN_OK) status = round_operands(ev, node, descs, data, copies);
     if (status == KIN_OK) {
         kin_reference call = {node->op,
                               node->attrs,
@@ -105,6 +124,8 @@ static kin_status run_node(evaluation *ev, const kin_node *node) {
                                     descs + node->in_count);
         if (cost.reduction > ev->reduction) ev->reduction = cost.reduction;
     }
+    for (size_t k = 0; copies && k < count; k++) kin_free(ev->context, copies[k]);
+    kin_free(ev->context, copies);
     kin_free(ev->context, descs);
     kin_free(ev->context, data);
     return status;
@@ -154,9 +175,10 @@ static kin_status evaluate(evaluation *ev, const kin_evaluate_value *wanted, int
     return status;
 }
 
-kin_status kin_graph_evaluate(kin_graph *graph, const kin_evaluate_value *given, int given_count,
-                              const kin_evaluate_value *wanted, int wanted_count,
-                              kin_evaluate_rounding rounding, double *out_reduction) {
+static kin_status evaluate_graph(kin_graph *graph, kin_dtype product_dtype,
+                                 const kin_evaluate_value *given, int given_count,
+                                 const kin_evaluate_value *wanted, int wanted_count,
+                                 unsigned rounding, double *out_reduction) {
     kin_status status = kin_graph_status(graph);
     if (status != KIN_OK) return status;
     evaluation ev = {.context = graph->context,
@@ -164,6 +186,7 @@ kin_status kin_graph_evaluate(kin_graph *graph, const kin_evaluate_value *given,
                      .given = given,
                      .given_count = given_count,
                      .rounding = rounding,
+                     .product_dtype = product_dtype,
                      .reduction = 1};
     ev.values = kin_calloc(ev.context, (size_t)graph->value_count, sizeof *ev.values);
     ev.needed = kin_calloc(ev.context, (size_t)graph->node_count + 1, sizeof *ev.needed);
@@ -176,9 +199,18 @@ kin_status kin_graph_evaluate(kin_graph *graph, const kin_evaluate_value *given,
     return status;
 }
 
+kin_status kin_graph_evaluate(kin_graph *graph, const kin_evaluate_value *given, int given_count,
+                              const kin_evaluate_value *wanted, int wanted_count,
+                              kin_evaluate_rounding rounding, double *out_reduction) {
+    return evaluate_graph(graph, KIN_F32, given, given_count, wanted, wanted_count, rounding,
+                          out_reduction);
+}
+
 kin_status kin_plan_evaluate(kin_plan *plan, const kin_evaluate_value *given, int given_count,
                              const kin_evaluate_value *wanted, int wanted_count,
                              kin_evaluate_rounding rounding, double *out_reduction) {
-    return kin_graph_evaluate(plan->graph, given, given_count, wanted, wanted_count, rounding,
-                              out_reduction);
+    kin_dtype products =
+        rounding & KIN_ROUND_PRODUCTS ? plan->device->info.product_dtype : KIN_F32;
+    return evaluate_graph(plan->graph, products, given, given_count, wanted, wanted_count, rounding,
+                          out_reduction);
 }

@@ -18,11 +18,13 @@ typedef struct kin_evaluate_value {
 
 /* What is rounded on the way. */
 typedef enum kin_evaluate_rounding {
-    KIN_ROUND_NOTHING,
-    KIN_ROUND_NARROWING, /* float results of a dtype smaller than input 0's: casts that mean to
-                            round */
-    KIN_ROUND_ALL        /* every float result, to its dtype, as a device stores it: what changes by
-                            it tells how much one unit of rounding at every node matters */
+    KIN_ROUND_NOTHING = 0,
+    KIN_ROUND_NARROWING = 1, /* float results of a dtype smaller than input 0's: casts that mean to
+                                round */
+    KIN_ROUND_ALL = 2,       /* every float result, to its dtype, as a device stores it: what changes
+                                by it tells how much one unit of rounding at every node matters */
+    KIN_ROUND_PRODUCTS = 4   /* beside one of those: the operands of products, as the plan's device
+                                does (kin_device_info.product_dtype) */
 } kin_evaluate_rounding;
 
 /* Computes the wanted outputs from the given inputs and variables. Updates return their new values

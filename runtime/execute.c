@@ -44,7 +44,7 @@ static kin_status grow_workspace(kin_workspace *workspace, uint64_t size) {
     workspace->chunk_size = chunk;
     for (int32_t i = 0; i < count; i++) {
         uint64_t bytes = i + 1 < count ? chunk : size - chunk * (uint64_t)i;
-        kin_status status = device->backend->allocate(device, bytes, &workspace->chunks[i]);
+        kin_status status = kin_device_allocate(device, bytes, &workspace->chunks[i]);
         if (status != KIN_OK) {
             release_chunks(workspace);
             return kin_fail_in(device->context, status, "the arena of %llu bytes",
@@ -147,7 +147,10 @@ static kin_status record(kin_plan *plan, int32_t first, int32_t count, kin_comma
     kin_device *device = plan->device;
     const kin_backend *backend = device->backend;
     kin_status status = backend->begin(device, out);
-    if (status != KIN_OK) return status;
+    if (status != KIN_OK) {
+        *out = NULL; /* whatever the backend left there */
+        return status;
+    }
     if (backend->compile) {
         const kin_kernel **kernels =
             kin_calloc(plan->context, (size_t)count, sizeof(const kin_kernel *));
@@ -197,7 +200,7 @@ static kin_status upload_constants(kin_plan *plan) {
     kin_device *device = plan->device;
     if (!plan->summary.constants) return KIN_OK;
     kin_status status =
-        device->backend->allocate(device, plan->summary.constants, &plan->constants);
+        kin_device_allocate(device, plan->summary.constants, &plan->constants);
     for (int32_t i = 1; status == KIN_OK && i < plan->graph->value_count; i++) {
         const kin_value *value = &plan->graph->values[i];
         if (value->base != i || plan->locations[i].place != KIN_PLACE_CONSTANT) continue;
@@ -229,7 +232,7 @@ kin_status kin_plan_prepare(kin_plan *plan, kin_store *store, kin_workspace *wor
     for (int32_t i = 0; status == KIN_OK && i < plan->graph->input_count; i++) {
         const kin_value *value = &plan->graph->values[plan->graph->inputs[i].value];
         size_t bytes = kin_desc_bytes(&value->desc);
-        status = device->backend->allocate(device, bytes, &plan->inputs[i]);
+        status = kin_device_allocate(device, bytes, &plan->inputs[i]);
         if (status == KIN_OK)
             status = device->backend->fill(device, plan->inputs[i], 0, bytes, 0);
     }
@@ -391,24 +394,46 @@ kin_status kin_plan_run(kin_plan *plan) {
     return status == KIN_OK ? device->backend->wait(device) : status;
 }
 
+/* Times, and counters where there are any, of the range's steps. */
+static kin_status read_profile(kin_plan *plan, const kin_plan_range *range) {
+    kin_device *device = plan->device;
+    size_t count = (size_t)range->count;
+    double *seconds = kin_calloc(plan->context, count, sizeof *seconds);
+    kin_call_counters *counters = kin_calloc(plan->context, count, sizeof *counters);
+    kin_status status = seconds && counters ? KIN_OK : KIN_OUT_OF_MEMORY;
+    if (status == KIN_OK)
+        status = device->backend->timestamps(device, range->commands, seconds, count);
+    if (status == KIN_OK && device->backend->counters)
+        status = device->backend->counters(device, range->commands, counters, count);
+    for (size_t s = 0; status == KIN_OK && s < count; s++) {
+        plan->steps[(size_t)range->first + s].seconds = seconds[s];
+        plan->steps[(size_t)range->first + s].counters = counters[s];
+    }
+    kin_free(plan->context, seconds);
+    kin_free(plan->context, counters);
+    return status;
+}
+
+static kin_status set_timed(kin_plan *plan, bool timed) {
+    kin_device *device = plan->device;
+    kin_status status = KIN_OK;
+    for (int32_t i = 0; device->backend->set_timed && status == KIN_OK && i < plan->range_count; i++)
+        if (!plan->ranges[i].host)
+            status = device->backend->set_timed(device, plan->ranges[i].commands, timed);
+    return status;
+}
+
 kin_status kin_plan_profile(kin_plan *plan) {
     kin_device *device = plan->device;
     if (!device->backend->timestamps)
         return kin_fail(plan->context, KIN_UNSUPPORTED, "device %s has no timer",
                         device->info.name);
-    kin_status status = kin_plan_run(plan);
-    for (int32_t i = 0; status == KIN_OK && i < plan->range_count; i++) {
-        kin_plan_range *range = &plan->ranges[i];
-        if (range->host) continue;
-        double *seconds = kin_calloc(plan->context, (size_t)range->count, sizeof *seconds);
-        if (!seconds) return KIN_OUT_OF_MEMORY;
-        status = device->backend->timestamps(device, range->commands, seconds,
-                                             (size_t)range->count);
-        for (int32_t s = 0; status == KIN_OK && s < range->count; s++)
-            plan->steps[range->first + s].seconds = seconds[s];
-        kin_free(plan->context, seconds);
-    }
-    return status;
+    kin_status status = ready(plan);
+    if (status == KIN_OK) status = set_timed(plan, true);
+    if (status == KIN_OK) status = kin_plan_run(plan);
+    for (int32_t i = 0; status == KIN_OK && i < plan->range_count; i++)
+        if (!plan->ranges[i].host) status = read_profile(plan, &plan->ranges[i]);
+    return status == KIN_OK ? set_timed(plan, false) : status;
 }
 
 static kin_status run_one(kin_plan *plan, int32_t index) {
@@ -447,7 +472,10 @@ static kin_status compare_step(kin_plan *plan, int32_t index, const host_step *h
                 worst = i;
             }
         }
-        double allowed = scale * largest * kin_tolerance(want->desc.dtype, step->reduction);
+        double allowed = scale * largest *
+                         kin_device_tolerance(&plan->device->info,
+                                              plan->graph->nodes[step->node].op, want->desc.dtype,
+                                              step->reduction);
         if (status == KIN_OK && error > allowed) {
             *out = (kin_divergence){.node = index,
                                     .output = j,

@@ -187,10 +187,9 @@ static kin_tensor add_source(kin_graph *graph, kin_value value, kin_named **list
         if (!grow(graph, (void **)list, *count, capacity, sizeof **list)) return KIN_NONE;
         (*list)[(*count)++] = (kin_named){value.name, id};
     }
-    if (graph->step && kin_step_add_source(graph, id) != KIN_OK) {
-        kin_graph_fail(graph, KIN_OUT_OF_MEMORY, "%s", kin_context_error(graph->context));
-        return KIN_NONE;
-    }
+    kin_status status = graph->step ? kin_step_add_source(graph, id) : KIN_OK;
+    if (status != KIN_OK)
+        return kin_graph_fail(graph, status, "%s", kin_context_error(graph->context));
     return (kin_tensor){id};
 }
 
@@ -330,6 +329,8 @@ bool kin_graph_add_node(kin_graph *graph, const kin_infer *infer, const int32_t 
                      .in = ids,
                      .path = graph->pooled_path,
                      .origin = graph->origin,
+                     .why = graph->why,
+                     .is_copy = graph->is_copy,
                      .segment = graph->segment,
                      .backward = graph->in_backward};
     for (int j = 0; j < infer->out_count; j++) {

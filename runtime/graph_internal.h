@@ -36,6 +36,8 @@ typedef struct kin_node {
     int32_t out[KIN_MAX_OUTPUTS];
     const char *path;   /* model path, "" at the top */
     const char *origin; /* name of the op that was lowered to this one, or NULL */
+    const char *why;    /* planning: why the node is not as it was built, or NULL */
+    bool is_copy;       /* a dense copy that planning put in */
     int32_t segment;    /* -1: none */
     bool backward;      /* appended by kin_backward */
 } kin_node;
@@ -67,7 +69,8 @@ struct kin_graph {
     uint16_t scope_marks[64]; /* lengths of the path before each push */
     int scope_depth;
     const char *pooled_path; /* `path` in the pool, NULL if not made yet */
-    const char *origin;
+    const char *origin, *why; /* of the nodes to come, while planning */
+    bool is_copy;
     int32_t segment, segment_count;
     bool in_segment, in_backward, has_backward;
     kin_step *step;
@@ -100,8 +103,14 @@ kin_status kin_graph_rewrite(kin_graph *graph, const struct kin_device *device, 
                              bool allow_reference, kin_graph **out_graph,
                              kin_rewrite_counts *out_counts);
 
-/* Fills in a call's operands for a node (buffers NULL, offsets in bytes from the base). */
+/* refusal.c: says in words why no kernel of the device takes the call, whose operands are dense and
+ * are changed and put back meanwhile. */
+struct kin_call;
 struct kin_operand;
+void kin_device_refusal(const struct kin_device *device, const struct kin_call *call,
+                        struct kin_operand *in, struct kin_operand *out, char *text, size_t size);
+
+/* Fills in a call's operands for a node (buffers NULL, offsets in bytes from the base). */
 void kin_graph_operand(const kin_graph *graph, int32_t value, struct kin_operand *out_operand);
 
 /* arena.c: offsets for storages that live from step `first` to step `last`. */

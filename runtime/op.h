@@ -18,7 +18,9 @@ typedef enum kin_op_flags {
     KIN_OP_ROLE_COPY = 4, /* dense copy of input 0, same dtype: the planner's */
     KIN_OP_ROLE_ADD = 8,  /* sum of two tensors of one shape: joins gradients */
     KIN_OP_ROLE_ONE = 16, /* (attrs: kin_desc) a tensor of ones: the gradient of the loss */
-    KIN_OP_COMPOSITE = 32 /* every device can do without a kernel: lower gives simpler ops */
+    KIN_OP_COMPOSITE = 32, /* every device can do without a kernel: lower gives simpler ops */
+    KIN_OP_PRODUCT = 64    /* sums of products, whose operands some devices round first
+                              (kin_device_info.product_dtype) */
 } kin_op_flags;
 
 /* infer: fills out[0..out_count), strides dense unless the op is a view. */

@@ -69,7 +69,7 @@ KIN_API kin_status kin_pickle_flatten(kin_pickle *file, const kin_pickle_value *
                                       char separator, const kin_named_tensor **out_tensors,
                                       size_t *out_count);
 /* The tensors of "the state dict": of the dict under `entry`, or with entry NULL under the first of
- * ema, state_dict, model that is there, else of the root; joined with '.'. out_entry (may be NULL)
+ * ema, ema_state_dict, state_dict, model that holds any, else of the root; joined with '.'. out_entry (may be NULL)
  * tells the key, "" for the root. KIN_NOT_FOUND if there is no such entry or no tensor in it. */
 KIN_API kin_status kin_pickle_state_dict(kin_pickle *file, const char *entry,
                                          const kin_named_tensor **out_tensors, size_t *out_count,

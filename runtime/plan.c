@@ -156,17 +156,22 @@ static void reuse_in_place(kin_plan *plan) {
     }
 }
 
-static void add_scratch(kin_plan *plan) {
+static kin_status add_scratch(kin_plan *plan) {
+    const uint64_t most = UINT64_C(1) << 48; /* more is a mistake, and its sums might overflow */
     for (int32_t s = 0; s < plan->step_count; s++) {
         kin_plan_step *step = &plan->steps[s];
         size_t size = 0;
         if (step->kernel && step->kernel->scratch)
             size = step->kernel->scratch(plan->device, &step->call);
         if (!size) continue;
+        if (size > most)
+            return kin_fail(plan->context, KIN_DEVICE, "kernel %s asks for %zu bytes of scratch memory",
+                            step->kernel->name, size);
         step->call.scratch_size = size;
         step->scratch_storage = plan->storage_count;
         plan->storages[plan->storage_count++] = (kin_storage){size, s, s, 0};
     }
+    return KIN_OK;
 }
 
 /* Keeps the list of the largest, in descending order. */
@@ -249,14 +254,16 @@ static kin_status build_once(kin_graph *graph, kin_device *device, int recompute
         int32_t peak_step;
         find_lifetimes(plan);
         reuse_in_place(plan);
-        add_scratch(plan);
+        status = add_scratch(plan);
         for (int32_t i = 0; i < plan->storage_count; i++) /* unused outputs still need a place */
             if (plan->storages[i].last < plan->storages[i].first)
                 plan->storages[i].first = plan->storages[i].last = 0;
-        status = kin_arena_place(context, plan->storages, plan->storage_count, plan->step_count,
-                                 device->info.alignment ? device->info.alignment : 64,
-                                 device->info.max_allocation, &summary->arena,
-                                 &summary->lower_bound, &peak_step);
+        if (status == KIN_OK)
+            status = kin_arena_place(context, plan->storages, plan->storage_count,
+                                     plan->step_count,
+                                     device->info.alignment ? device->info.alignment : 64,
+                                     device->info.max_allocation, &summary->arena,
+                                     &summary->lower_bound, &peak_step);
         summary->nodes = plan->step_count;
         summary->kernels_missing = counts.lowered;
         summary->copies = counts.copies;
@@ -382,7 +389,11 @@ kin_plan_node kin_plan_node_at(const kin_plan *plan, int index) {
                            .kernel = step->kernel ? step->kernel->name : "reference",
                            .path = node->path,
                            .origin = node->origin,
+                           .why = node->why,
+                           .is_copy = node->is_copy,
+                           .backward = node->backward,
                            .flops = step->flops,
                            .bytes = step->bytes,
-                           .seconds = step->seconds};
+                           .seconds = step->seconds,
+                           .counters = step->counters};
 }

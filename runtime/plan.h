@@ -7,6 +7,7 @@
 #ifndef KIN_RUNTIME_PLAN_H
 #define KIN_RUNTIME_PLAN_H
 
+#include "runtime/backend.h"
 #include "runtime/store.h"
 
 #ifdef __cplusplus
@@ -83,9 +84,13 @@ typedef struct kin_plan_node {
     const char *op;
     const char *kernel; /* "reference" if the host runs it */
     const char *path;   /* the model path where it was appended; "" if none */
-    const char *origin; /* the op that was lowered to it, or NULL */
+    const char *origin; /* the op that was lowered to it, or that it is a dense copy for; or NULL */
+    const char *why;    /* why the node is not as it was built, or runs on the host; or NULL */
+    bool is_copy;       /* a dense copy that the planner put in */
+    bool backward;      /* made by kin_backward, or computed again for it */
     double flops, bytes;
     double seconds; /* of the last profiled run; 0 if none */
+    kin_call_counters counters; /* of that run, where the device counts */
 } kin_plan_node;
 
 KIN_API int kin_plan_node_count(const kin_plan *plan);

@@ -29,6 +29,7 @@ typedef struct kin_plan_step {
     kin_operand *operands; /* inputs, then outputs */
     int32_t scratch_storage; /* -1: none */
     double flops, bytes, reduction, seconds;
+    kin_call_counters counters;
 } kin_plan_step;
 
 /* A stretch of steps that is recorded as one list, or one step of the host. */

@@ -3,7 +3,9 @@
 #include "runtime/backend.h"
 #include "runtime/device.h"
 #include "runtime/graph_internal.h"
+#include "runtime/inspect.h"
 
+#include <stdio.h>
 #include <string.h>
 
 typedef struct rewriter {
@@ -55,17 +57,26 @@ static kin_tensor map_source(rewriter *rw, int32_t id) {
     return made;
 }
 
+/* A text in the target's memory: the source may go before it. */
+static const char *keep_text(rewriter *rw, const char *text) {
+    return text ? kin_graph_pool_string(rw->target, text) : NULL;
+}
+
 /* Appends `node` to the target as it is, with mapped inputs. */
 static void emit(rewriter *rw, const kin_node *node, const kin_tensor *in, kin_tensor *out) {
     kin_graph_set_path(rw->target, node->path);
     rw->target->origin = node->origin;
+    rw->target->why = keep_text(rw, node->why);
+    rw->target->is_copy = node->is_copy;
     rw->target->segment = node->segment;
     rw->target->in_backward = node->backward;
     kin_append(rw->target, node->op, node->attrs, in, node->in_count, out);
 }
 
-/* The kernel for a node whose inputs are `in` in the target; needs the output descriptions. */
-static const kin_kernel *kernel_for(rewriter *rw, const kin_node *node, const kin_tensor *in) {
+/* The kernel for a node whose inputs are `in` in the target; needs the output descriptions. Without
+ * one, *out_why says why, in the target's memory. */
+static const kin_kernel *kernel_for(rewriter *rw, const kin_node *node, const kin_tensor *in,
+                                    const char **out_why) {
     kin_operand *operands =
         kin_calloc(rw->source->context, (size_t)node->in_count + KIN_MAX_OUTPUTS, sizeof *operands);
     if (!operands) {
@@ -94,15 +105,23 @@ static const kin_kernel *kernel_for(rewriter *rw, const kin_node *node, const ki
                                                   operands[i].desc.dims);
         kernel = kin_device_kernel(rw->device, &call);
     }
+    if (!kernel) {
+        char text[400];
+        kin_device_refusal(rw->device, &call, operands, outs, text, sizeof text);
+        *out_why = kin_graph_pool_string(rw->target, text);
+    }
     kin_free(rw->source->context, operands);
     return kernel;
 }
 
 /* Lowers a node into the target. */
-static void lower(rewriter *rw, const kin_node *node, const kin_tensor *in, kin_tensor *out) {
+static void lower(rewriter *rw, const kin_node *node, const char *why, const kin_tensor *in,
+                  kin_tensor *out) {
     kin_graph *target = rw->target;
     kin_graph_set_path(target, node->path);
     target->origin = node->origin ? node->origin : node->op->name;
+    target->why = keep_text(rw, node->origin ? node->why : why);
+    target->is_copy = false;
     target->segment = node->segment;
     target->in_backward = node->backward;
     kin_lower_call call = {target,          node->op, node->attrs, node->in_count, in,
@@ -142,8 +161,13 @@ static void make_dense(rewriter *rw, const kin_node *node, const kin_kernel *ker
         bool strided = i < 64 && (kernel->strided >> i & 1);
         if ((strided && accepts) || kin_desc_is_dense(kin_tensor_desc(rw->target, in[i])))
             continue;
+        char text[160];
+        snprintf(text, sizeof text, "%s does not read input %d with these strides", kernel->name,
+                 i);
         kin_graph_set_path(rw->target, node->path);
         rw->target->origin = node->op->name;
+        rw->target->why = kin_graph_pool_string(rw->target, text);
+        rw->target->is_copy = true;
         rw->target->segment = node->segment;
         rw->target->in_backward = node->backward;
         in[i] = kin_append1(rw->target, copy, NULL, &in[i], 1);
@@ -161,9 +185,10 @@ static void rewrite_node(rewriter *rw, const kin_node *node) {
     }
     for (int i = 0; i < node->in_count; i++) in[i] = map_source(rw, node->in[i]);
     const kin_kernel *kernel = NULL;
+    const char *why = NULL;
     bool is_view = (node->op->flags & KIN_OP_VIEW) != 0;
     /* kernels and lowerings may rely on inputs that are there */
-    if (rw->target->status == KIN_OK && !is_view) kernel = kernel_for(rw, node, in);
+    if (rw->target->status == KIN_OK && !is_view) kernel = kernel_for(rw, node, in, &why);
     if (rw->target->status == KIN_OK) {
         if (is_view) {
             emit(rw, node, in, out);
@@ -171,36 +196,20 @@ static void rewrite_node(rewriter *rw, const kin_node *node) {
             if (rw->add_copies) make_dense(rw, node, kernel, in);
             emit(rw, node, in, out);
         } else if (node->op->lower && !rw->add_copies) {
-            lower(rw, node, in, out);
+            lower(rw, node, why, in, out);
         } else if (rw->allow_reference && node->op->reference) {
-            emit(rw, node, in, out);
+            kin_node on_host = *node;
+            on_host.why = why;
+            emit(rw, &on_host, in, out);
         } else {
             kin_graph_set_path(rw->target, node->path);
             kin_graph_fail(rw->target, KIN_UNSUPPORTED,
-                           "device %s has no kernel for \"%s\", and it cannot be lowered",
-                           rw->device->info.name, node->op->name);
+                           "\"%s\" cannot run on %s: %s, and it cannot be lowered",
+                           node->op->name, rw->device->info.name, why ? why : "no kernel");
         }
     }
     for (int j = 0; j < node->out_count; j++) rw->map[node->out[j]] = out[j].id;
     kin_free(context, in);
-}
-
-static void mark_live(rewriter *rw) {
-    const kin_graph *source = rw->source;
-    bool *wanted = kin_calloc(source->context, (size_t)source->value_count, sizeof *wanted);
-    if (!wanted) {
-        kin_graph_fail(rw->target, KIN_OUT_OF_MEMORY, "no host memory for the plan");
-        return;
-    }
-    for (int32_t i = 0; i < source->output_count; i++) wanted[source->outputs[i].value] = true;
-    for (int32_t n = source->node_count - 1; n >= 0; n--) {
-        const kin_node *node = &source->nodes[n];
-        bool live = (node->op->flags & KIN_OP_UPDATE) != 0;
-        for (int j = 0; j < node->out_count; j++) live = live || wanted[node->out[j]];
-        rw->live[n] = live;
-        for (int i = 0; live && i < node->in_count; i++) wanted[node->in[i]] = true;
-    }
-    kin_free(source->context, wanted);
 }
 
 /* Carries over what is not in the nodes: marks of gradients, and the outputs. */
@@ -209,6 +218,8 @@ static void finish(rewriter *rw) {
     target->segment_count = source->segment_count;
     target->segment = -1;
     target->origin = NULL;
+    target->why = rw->add_copies ? "an output that is a view of another tensor" : NULL;
+    target->is_copy = rw->add_copies;
     kin_graph_set_path(target, "");
     for (int32_t i = 1; i < source->value_count; i++)
         if (rw->map[i] && source->values[i].is_gradient)
@@ -234,7 +245,8 @@ static kin_status run_pass(rewriter *rw, kin_graph *source,
     if (!rw->map || !rw->live) {
         status = KIN_OUT_OF_MEMORY;
     } else {
-        mark_live(rw);
+        if (kin_graph_find_live(source, rw->live) != KIN_OK)
+            kin_graph_fail(rw->target, KIN_OUT_OF_MEMORY, "no host memory for the plan");
         for (int32_t n = 0; n < source->node_count && rw->target->status == KIN_OK; n++)
             if (rw->live[n]) visit(rw, n);
         if (rw->target->status == KIN_OK) finish(rw);

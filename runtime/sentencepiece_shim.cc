@@ -103,6 +103,10 @@ extern "C" int kin_shim_encode(const void *processor, const char *text, size_t s
     });
 }
 
+extern "C" int kin_shim_is_byte(const void *processor, int id) {
+    return static_cast<const sentencepiece::SentencePieceProcessor *>(processor)->IsByte(id);
+}
+
 extern "C" int kin_shim_train(const char *const *sentences, size_t count, int vocab_size,
                               kin_shim_bytes emit, void *user, char *error) {
     return guarded(error, [&] {

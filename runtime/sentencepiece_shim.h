@@ -19,6 +19,8 @@ void kin_shim_free(void *processor);
 typedef void (*kin_shim_emit)(void *user, const int *ids, size_t count);
 int kin_shim_encode(const void *processor, const char *text, size_t size, kin_shim_emit emit,
                     void *user, char *error);
+/* Whether a piece stands for one byte of a character outside the vocabulary. */
+int kin_shim_is_byte(const void *processor, int id);
 /* Calls emit once with the bytes of the trained model. */
 typedef void (*kin_shim_bytes)(void *user, const void *data, size_t size);
 int kin_shim_train(const char *const *sentences, size_t count, int vocab_size, kin_shim_bytes emit,

@@ -47,7 +47,7 @@ static kin_status give_buffer(kin_graph *graph, int32_t value) {
         step->buffers = larger;
         step->capacity = wanted;
     }
-    return step->device->backend->allocate(
+    return kin_device_allocate(
         step->device, kin_desc_bytes(&graph->values[value].desc), &step->buffers[value]);
 }
 
@@ -88,8 +88,11 @@ static kin_status execute(kin_device *device, const kin_kernel *kernel, kin_call
     kin_commands *commands = NULL;
     call->scratch_size = kernel->scratch ? kernel->scratch(device, call) : 0;
     kin_status status = KIN_OK;
-    if (call->scratch_size) status = backend->allocate(device, call->scratch_size, &call->scratch);
-    if (status == KIN_OK) status = backend->begin(device, &commands);
+    if (call->scratch_size) status = kin_device_allocate(device, call->scratch_size, &call->scratch);
+    if (status == KIN_OK) {
+        status = backend->begin(device, &commands);
+        if (status != KIN_OK) commands = NULL; /* whatever the backend left there */
+    }
     if (status == KIN_OK)
         status = backend->compile ? backend->compile(device, commands, &kernel, call, 1)
                                   : backend->record(device, commands, kernel, call);

@@ -104,7 +104,7 @@ static kin_status add_entry(kin_store *store, const char *name, kin_variable_kin
     kin_store_entry entry = {.kind = kind, .desc = *desc};
     entry.name = kin_strdup(device->context, name);
     if (!entry.name) return KIN_OUT_OF_MEMORY;
-    status = device->backend->allocate(device, kin_desc_bytes(desc), &entry.buffer);
+    status = kin_device_allocate(device, kin_desc_bytes(desc), &entry.buffer);
     if (status != KIN_OK) {
         kin_free(device->context, entry.name);
         return kin_fail_in(device->context, status, "\"%s\"", name);

@@ -9,6 +9,7 @@ struct kin_tokenizer {
     kin_context *context;
     void *processor;
     kin_spiece_info info;
+    bool bytes_as_unknown;
 };
 
 int kin_tokenizer_size(const kin_tokenizer *tokenizer) {
@@ -25,6 +26,10 @@ int kin_tokenizer_eos(const kin_tokenizer *tokenizer) {
 
 int kin_tokenizer_unk(const kin_tokenizer *tokenizer) {
     return tokenizer->info.unk;
+}
+
+void kin_tokenizer_set_byte_fallback(kin_tokenizer *tokenizer, bool fallback) {
+    tokenizer->bytes_as_unknown = !fallback;
 }
 
 #ifdef KIN_HAVE_SENTENCEPIECE
@@ -93,6 +98,18 @@ static void keep_ids(void *user, const int *ids, size_t count) {
     list->count = count;
 }
 
+/* Each run of byte pieces becomes one unknown piece. */
+static void merge_bytes(const kin_tokenizer *tokenizer, id_list *list) {
+    int unk = tokenizer->info.unk;
+    size_t kept = 0;
+    for (size_t i = 0; i < list->count; ++i) {
+        bool byte = kin_shim_is_byte(tokenizer->processor, list->ids[i]);
+        if (byte && kept > 0 && list->ids[kept - 1] == unk) continue;
+        list->ids[kept++] = byte ? unk : list->ids[i];
+    }
+    list->count = kept;
+}
+
 kin_status kin_tokenizer_encode(const kin_tokenizer *tokenizer, const char *text, size_t size,
                                 int32_t **out_ids, size_t *out_count) {
     char error[KIN_SHIM_ERROR] = "";
@@ -106,6 +123,7 @@ kin_status kin_tokenizer_encode(const kin_tokenizer *tokenizer, const char *text
     kin_status status = from_shim(tokenizer->context, code, KIN_INVALID, "the text", error);
     if (status != KIN_OK) return status;
     if (!list.ids) return KIN_OUT_OF_MEMORY;
+    if (tokenizer->bytes_as_unknown) merge_bytes(tokenizer, &list);
     *out_ids = list.ids;
     *out_count = list.count;
     return KIN_OK;
@@ -145,7 +163,8 @@ typedef struct model_bytes {
     size_t size;
 } model_bytes;
 
-/* Looks for the bytes of a piece's text with its tag and length in front and the score's tag behind.
+/* Looks for the bytes of a piece's text with its tag and length in front and the score's tag
+ * behind.
  */
 static bool model_has_piece(void *user, const char *piece) {
     const model_bytes *model = user;

@@ -33,6 +33,10 @@ KIN_API int kin_tokenizer_pad(const kin_tokenizer *tokenizer);
 KIN_API int kin_tokenizer_eos(const kin_tokenizer *tokenizer);
 KIN_API int kin_tokenizer_unk(const kin_tokenizer *tokenizer);
 
+/* false: a run of characters outside the vocabulary is one unknown piece, as it is for Hugging
+ * Face's "fast" tokenizers, which do not know byte_fallback. true, the default: see above. */
+KIN_API void kin_tokenizer_set_byte_fallback(kin_tokenizer *tokenizer, bool fallback);
+
 /* The ids of `size` bytes of text, without an end mark. The caller frees *out_ids with kin_free.
  * Bytes that are not UTF-8 count as U+FFFD. */
 KIN_API kin_status kin_tokenizer_encode(const kin_tokenizer *tokenizer, const char *text,

@@ -9,33 +9,100 @@
 
 enum { MAX_NAME = 1024, MAX_TOLD = 4 };
 
-/* True if the shapes agree once axes of size 1 are dropped. */
-static bool fits(const kin_desc *a, const kin_desc *b) {
-    int i = 0, j = 0;
-    while (i < a->rank || j < b->rank) {
-        if (i < a->rank && a->dims[i] == 1) i++;
-        else if (j < b->rank && b->dims[j] == 1) j++;
-        else if (i < a->rank && j < b->rank && a->dims[i] == b->dims[j]) i++, j++;
+enum { WHOLE = 0xFF, MAX_PARTS = 7 }; /* of a variable: parts that were loaded, one bit each */
+
+bool kin_weights_target_at(const char *renamed, int index, kin_weights_target *out_target) {
+    kin_weights_target t = {.source_part = index, .source_parts = 1, .parts = 1};
+    for (const char *c = renamed; *c; c++) t.source_parts += *c == '|';
+    if (index >= t.source_parts) return false;
+    for (int i = 0; i < index; i++) renamed = strchr(renamed, '|') + 1;
+    size_t length = strcspn(renamed, "|{");
+    if (length == 0 || length >= sizeof t.name) return false;
+    memcpy(t.name, renamed, length);
+    t.name[length] = 0;
+    renamed += length;
+    if (strncmp(renamed, "{*}", 3) == 0) t.any_rows = true;
+    else if (*renamed == '{' && sscanf(renamed, "{%d/%d}", &t.part, &t.parts) != 2) return false;
+    if (t.part < 0 || t.part >= t.parts || t.parts > MAX_PARTS) return false;
+    *out_target = t;
+    return true;
+}
+
+/* Cuts the first axis down to one of `parts` equal parts; false if that does not go. */
+static bool cut(kin_desc *desc, int parts) {
+    if (parts == 1) return true;
+    if (desc->rank < 1 || desc->dims[0] % parts != 0) return false;
+    desc->dims[0] /= parts;
+    *desc = kin_desc_dense(desc->dtype, desc->rank, desc->dims);
+    return true;
+}
+
+bool kin_weights_target_fits(const kin_weights_target *target, const kin_desc *file,
+                             const kin_desc *variable) {
+    kin_desc a = *file, b = *variable;
+    if (!cut(&a, target->source_parts) || !cut(&b, target->parts)) return false;
+    if (target->any_rows && a.rank > 0 && b.rank > 0 && a.dims[0] > 0) a.dims[0] = b.dims[0];
+    int i = 0, j = 0; /* axes of size 1 may differ */
+    while (i < a.rank || j < b.rank) {
+        if (i < a.rank && a.dims[i] == 1) i++;
+        else if (j < b.rank && b.dims[j] == 1) j++;
+        else if (i < a.rank && j < b.rank && a.dims[i] == b.dims[j]) i++, j++;
         else return false;
     }
     return true;
 }
 
-static kin_status load_tensor(kin_store *store, const char *path, kin_store_entry *entry,
-                              const kin_named_tensor *tensor) {
+/* Writes dense values, of as many rows as they have, over a part of a variable. */
+static kin_status write_part(kin_store *store, const kin_store_entry *entry,
+                             const kin_weights_target *target, const kin_desc *desc,
+                             const void *values) {
     kin_context *context = kin_store_device(store)->context;
-    if (!fits(&tensor->desc, &entry->desc)) {
-        char have[128], want[128];
-        return kin_fail(context, KIN_INVALID, "%s: \"%s\" has shape %s, but the model wants %s",
-                        path, tensor->name, kin_desc_shape_text(&tensor->desc, have, sizeof have),
-                        kin_desc_shape_text(&entry->desc, want, sizeof want));
+    int64_t count = kin_desc_count(&entry->desc), room = count / target->parts;
+    int64_t given = kin_desc_count(desc), row = given / desc->dims[0];
+    float *all = kin_alloc(context, (size_t)count * sizeof *all);
+    float *from = kin_alloc(context, (size_t)given * sizeof *from);
+    kin_status status = all && from ? KIN_OK : KIN_OUT_OF_MEMORY;
+    if (status == KIN_OK) status = kin_store_read(store, entry->name, KIN_F32, all);
+    if (status == KIN_OK) {
+        float *to = all + target->part * room;
+        kin_convert(values, desc->dtype, from, KIN_F32, given);
+        for (int64_t at = 0; at < room; at += row) {
+            int64_t source = at < given ? at : given - row;
+            memcpy(to + at, from + source, (size_t)row * sizeof *to);
+        }
+        status = kin_store_write(store, entry->name, KIN_F32, all);
     }
-    if (kin_desc_is_dense(&tensor->desc))
-        return kin_store_write(store, entry->name, tensor->desc.dtype, tensor->data);
-    void *dense = kin_alloc(context, kin_desc_bytes(&tensor->desc));
-    if (!dense) return KIN_OUT_OF_MEMORY;
-    kin_copy_dense(&tensor->desc, tensor->data, dense);
-    kin_status status = kin_store_write(store, entry->name, tensor->desc.dtype, dense);
+    kin_free(context, from);
+    kin_free(context, all);
+    return status;
+}
+
+static kin_status load_tensor(kin_store *store, const char *path, kin_store_entry *entry,
+                              const kin_weights_target *target, const kin_named_tensor *tensor) {
+    kin_context *context = kin_store_device(store)->context;
+    if (!kin_weights_target_fits(target, &tensor->desc, &entry->desc)) {
+        char have[128], want[128];
+        return kin_fail(context, KIN_INVALID, "%s: \"%s\" has shape %s, but the model wants %s%s",
+                        path, tensor->name, kin_desc_shape_text(&tensor->desc, have, sizeof have),
+                        kin_desc_shape_text(&entry->desc, want, sizeof want),
+                        target->parts > 1          ? " of all its parts together"
+                        : target->source_parts > 1 ? " of each part of it"
+                                                   : "");
+    }
+    const unsigned char *values = tensor->data;
+    void *dense = NULL;
+    if (!kin_desc_is_dense(&tensor->desc)) {
+        dense = kin_alloc(context, kin_desc_bytes(&tensor->desc));
+        if (!dense) return KIN_OUT_OF_MEMORY;
+        kin_copy_dense(&tensor->desc, tensor->data, dense);
+        values = dense;
+    }
+    kin_desc part = tensor->desc;
+    cut(&part, target->source_parts);
+    values += (size_t)target->source_part * kin_desc_bytes(&part);
+    bool whole = target->parts == 1 && kin_desc_count(&part) == kin_desc_count(&entry->desc);
+    kin_status status = whole ? kin_store_write(store, entry->name, part.dtype, values)
+                              : write_part(store, entry, target, &part, values);
     kin_free(context, dense);
     return status;
 }
@@ -61,35 +128,57 @@ static const char *nearest(kin_store *store, const char *prefix, const char *nam
     if (!names) return NULL;
     for (size_t i = 0; i < kin_store_count(store); i++) {
         const kin_store_entry *entry = kin_store_at(store, i);
-        if (is_ours(entry, prefix, length)) names[count++] = entry->name + (prefix ? length + 1 : 0);
+        if (is_ours(entry, prefix, length))
+            names[count++] = entry->name + (prefix ? length + 1 : 0);
     }
     const char *found = kin_nearest_name(name, names, count);
     kin_free(context, (void *)names);
     return found;
 }
 
+/* Loads what a name of the file stands for; counts variables that are filled by it. */
+static kin_status load_targets(kin_store *store, const char *path,
+                               const kin_weights_options *options, const kin_named_tensor *tensor,
+                               const char *renamed, unsigned char *seen, bool *out_known,
+                               size_t *loaded) {
+    kin_weights_target target;
+    *out_known = false;
+    for (int k = 0; kin_weights_target_at(renamed, k, &target); k++) {
+        char full[2 * MAX_NAME];
+        int length = snprintf(full, sizeof full, "%s%s%s", options->prefix ? options->prefix : "",
+                              options->prefix ? "." : "", target.name);
+        kin_store_entry *entry = length < (int)sizeof full ? kin_store_find(store, full) : NULL;
+        if (!entry || entry->kind == KIN_VARIABLE_STATE) continue;
+        kin_status status = load_tensor(store, path, entry, &target, tensor);
+        if (status != KIN_OK) return status;
+        unsigned char *parts = &seen[entry - kin_store_at(store, 0)];
+        *parts |= (unsigned char)(1u << target.part);
+        if (*parts == (1u << target.parts) - 1) *parts = WHOLE;
+        *loaded += *parts == WHOLE;
+        *out_known = true;
+    }
+    return KIN_OK;
+}
+
 static kin_status load_all(kin_store *store, const char *path, const kin_checkpoint *file,
-                           const kin_weights_options *options, bool *seen,
+                           const kin_weights_options *options, unsigned char *seen,
                            kin_weights_report *report) {
     kin_context *context = kin_store_device(store)->context;
     char list[900] = "";
     for (size_t i = 0; i < kin_checkpoint_count(file); i++) {
         const kin_named_tensor *tensor = kin_checkpoint_at(file, i);
-        char name[MAX_NAME], full[MAX_NAME];
-        if (!options->rename) snprintf(name, sizeof name, "%s", tensor->name);
-        else if (!options->rename(options->config, tensor->name, name, sizeof name)) continue;
-        int length = snprintf(full, sizeof full, "%s%s%s", options->prefix ? options->prefix : "",
-                              options->prefix ? "." : "", name);
-        kin_store_entry *entry =
-            length > 0 && length < MAX_NAME ? kin_store_find(store, full) : NULL;
-        if (!entry || entry->kind == KIN_VARIABLE_STATE) {
+        char name[MAX_NAME];
+        bool known = false;
+        if (strpbrk(tensor->name, "|{")) { /* signs of kin_weights_rename: in no file's name */
             tell(list, sizeof list, report->unexpected++, tensor->name);
             continue;
         }
-        kin_status status = load_tensor(store, path, entry, tensor);
+        if (!options->rename) snprintf(name, sizeof name, "%s", tensor->name);
+        else if (!options->rename(options->config, tensor->name, name, sizeof name)) continue;
+        kin_status status =
+            load_targets(store, path, options, tensor, name, seen, &known, &report->loaded);
         if (status != KIN_OK) return status;
-        seen[entry - kin_store_at(store, 0)] = true;
-        report->loaded++;
+        if (!known) tell(list, sizeof list, report->unexpected++, tensor->name);
     }
     if (report->unexpected && !options->allow_unexpected) {
         char first[MAX_NAME];
@@ -104,20 +193,22 @@ static kin_status load_all(kin_store *store, const char *path, const kin_checkpo
 }
 
 static kin_status tell_missing(kin_store *store, const char *path,
-                               const kin_weights_options *options, const bool *seen,
+                               const kin_weights_options *options, const unsigned char *seen,
                                kin_weights_report *report) {
     size_t length = options->prefix ? strlen(options->prefix) : 0;
     char list[900] = "";
     for (size_t i = 0; i < kin_store_count(store); i++) {
         const kin_store_entry *entry = kin_store_at(store, i);
-        if (!is_ours(entry, options->prefix, length) || seen[i]) continue;
-        tell(list, sizeof list, report->missing++, entry->name + (options->prefix ? length + 1 : 0));
+        if (!is_ours(entry, options->prefix, length) || seen[i] == WHOLE) continue;
+        tell(list, sizeof list, report->missing++,
+             entry->name + (options->prefix ? length + 1 : 0));
     }
     if (!report->missing || options->allow_missing) return KIN_OK;
-    return kin_fail(kin_store_device(store)->context, KIN_NOT_FOUND,
-                    "%s: %zu tensors of the model are missing: %s (%zu were found): another model's "
-                    "file, or another size in the configuration?",
-                    path, report->missing, list, report->loaded);
+    return kin_fail(
+        kin_store_device(store)->context, KIN_NOT_FOUND,
+        "%s: %zu tensors of the model are missing: %s (%zu were found): another model's "
+        "file, or another size in the configuration?",
+        path, report->missing, list, report->loaded);
 }
 
 kin_status kin_weights_load(kin_store *store, const char *path, const kin_weights_options *options,
@@ -127,7 +218,7 @@ kin_status kin_weights_load(kin_store *store, const char *path, const kin_weight
     kin_checkpoint *file;
     kin_status status = kin_checkpoint_open(context, path, NULL, &file);
     if (status != KIN_OK) return status;
-    bool *seen = kin_calloc(context, kin_store_count(store) + 1, sizeof *seen);
+    unsigned char *seen = kin_calloc(context, kin_store_count(store) + 1, sizeof *seen);
     if (!seen) status = KIN_OUT_OF_MEMORY;
     else status = load_all(store, path, file, options, seen, &report);
     if (status == KIN_OK) status = tell_missing(store, path, options, seen, &report);
@@ -189,9 +280,9 @@ kin_status kin_weights_save(kin_store *store, const char *path, const char *pref
         }
         kin_dtype as = kin_dtype_is_float(entry->desc.dtype) ? dtype : entry->desc.dtype;
         w.store_names[count] = from ? from->name : entry->name;
-        w.tensors[count++] = (kin_named_tensor){
-            .name = entry->name + (prefix ? length + 1 : 0),
-            .desc = kin_desc_dense(as, entry->desc.rank, entry->desc.dims)};
+        w.tensors[count++] =
+            (kin_named_tensor){.name = entry->name + (prefix ? length + 1 : 0),
+                               .desc = kin_desc_dense(as, entry->desc.rank, entry->desc.dims)};
     }
     if (status == KIN_OK && count == 0)
         status = kin_fail(context, KIN_NOT_FOUND, "%s: the store holds no weights under \"%s\"",
@@ -232,9 +323,9 @@ kin_status kin_store_load(kin_store *store, const char *path) {
         if (status != KIN_OK) break;
         if (tensor->desc.dtype != entry->desc.dtype ||
             !kin_desc_same_shape(&tensor->desc, &entry->desc))
-            status = kin_fail(context, KIN_INVALID,
-                              "%s: \"%s\" has another shape or dtype than the run's", path,
-                              entry->name);
+            status =
+                kin_fail(context, KIN_INVALID,
+                         "%s: \"%s\" has another shape or dtype than the run's", path, entry->name);
         else status = kin_store_write(store, entry->name, tensor->desc.dtype, tensor->data);
     }
     kin_safetensors_close(file);

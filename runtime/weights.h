@@ -11,9 +11,29 @@ extern "C" {
 #endif
 
 /* Maps a name in a file to the name of a variable (without the prefix). Returns false for a tensor
- * that is no part of the model; a name that it does not know is handed on as it is. */
+ * that is no part of the model; a name that it does not know is handed on as it is.
+ *
+ * Where files and variables are cut differently along the first axis, the name says how. In
+ * "to_q|to_k|to_v" the file's tensor is these variables, of equal size, one after the other. With
+ * "qkv{1/3}" it is part 1 (of 0, 1 and 2) of that variable. With "table{*}" it may have another
+ * number of rows: the last one is repeated, or those behind the variable's are left out. */
 typedef bool (*kin_weights_rename)(const void *config, const char *file_name, char *out_name,
                                    size_t size);
+
+/* One variable of such a name. */
+typedef struct kin_weights_target {
+    char name[1024];
+    int source_part, source_parts; /* of the file's tensor; 0 of 1 is all of it */
+    int part, parts;               /* of the variable */
+    bool any_rows;
+} kin_weights_target;
+
+/* Target number `index` of a name that a rename gave; false past the last one, or if the name makes
+ * no sense. */
+KIN_API bool kin_weights_target_at(const char *renamed, int index, kin_weights_target *out_target);
+/* True if a tensor of the file fits the target's place in the variable. */
+KIN_API bool kin_weights_target_fits(const kin_weights_target *target, const kin_desc *file,
+                                     const kin_desc *variable);
 
 typedef struct kin_weights_options {
     const char *prefix;        /* variables of the store are named "prefix.name"; NULL: "name" */

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzing of every reader of files (tests/fuzz_*.c) with Clang's libFuzzer, AddressSanitizer and
 # UBSan. The library's compiler may be another one, so this script builds what it needs itself:
-# runtime/ alone, which reads all files.
+# runtime/, which reads all files, and of models/ what makes a schedule of one.
 #
 #   tests/fuzz.sh build FOLDER                        builds all targets in FOLDER
 #   tests/fuzz.sh run FOLDER TARGET [SECONDS [SEED]]  runs one, from small good files; 8 s, seed 1
@@ -43,7 +43,8 @@ build() {
         printf 'FLAGS = %s\n' "${flags[*]}"
         printf 'all:\n'
         local source name
-        for source in "$tree"/runtime/*.c "$tree"/runtime/*.cc "$tree"/tests/fuzz_*.c; do
+        for source in "$tree"/runtime/*.c "$tree"/runtime/*.cc "$tree"/models/scheduler.c \
+            "$tree"/models/scheduler_{config,single,multistep}.c "$tree"/tests/fuzz_*.c; do
             name=$(basename "$source")
             case "$source" in
             *sentencepiece_shim.cc)
@@ -81,6 +82,17 @@ seeds() {
     json)
         printf 'depth=3\n{"depth": 2, "model": "x", "heads": [1, 2]}' >"$1/plain"
         printf 'model.size=2.5\n{"model": {"size": 1e3}, "dpeth": true}' >"$1/nested"
+        ;;
+    scheduler)
+        printf '\12{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 2, "steps_offset": 1}' \
+            >"$1/dpm"
+        printf '\4{"_class_name": "PNDMScheduler", "num_train_timesteps": 1000, "skip_prk_steps": true}' \
+            >"$1/pndm"
+        printf '\5{"type": "rflow", "num_sampling_steps": 30, "cfg_scale": 7.0}' >"$1/rflow"
+        ;;
+    caption)
+        printf 'A cat &amp; a <b>dog</b>, 1920x1080 http://x.com/y #12 "red"' >"$1/plain"
+        printf '|0|one|2|two {"mask_strategy": "0,0,0,0,8,0.3;1,1,-4,0,4"}' >"$1/prompt"
         ;;
     safetensors)
         local header='{"__metadata__":{"a":"b"},"w":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}}  '

@@ -66,6 +66,14 @@ static const kin_case_options brief = {.brief = true};
 static void test_open_sora(void **state) {
     if (skipped(*state)) return;
     run_prefix(*state, "open-sora-1.0-", &brief, 5);
+    run_prefix(*state, "open-sora-1.1-iddpm", &brief, 2);
+    run_prefix(*state, "open-sora-1.1-stdit2", &brief, 2);
+}
+
+static void test_latte_and_pixart(void **state) {
+    if (skipped(*state)) return;
+    run_prefix(*state, "latte-", &brief, 6);
+    run_prefix(*state, "pixart-alpha-", &brief, 2);
 }
 
 static void test_text_encoders(void **state) {
@@ -88,30 +96,63 @@ static void test_pickles(void **state) {
     run_prefix(*state, "torch-pickle", &brief, 1);
 }
 
+static void test_open_sora_plan(void **state) {
+    if (skipped(*state)) return;
+    run_prefix(*state, "open-sora-plan-1.2-", &brief, 14);
+}
+
+static void test_schedulers(void **state) {
+    if (skipped(*state)) return;
+    run_prefix(*state, "scheduler-", &brief, 17);
+    run_prefix(*state, "torch-rng", &brief, 1);
+}
+
+static void test_files_and_tables(void **state) {
+    if (skipped(*state)) return;
+    run_prefix(*state, "safetensors-files", &brief, 1);
+    run_prefix(*state, "sharded-checkpoint", &brief, 1);
+    run_prefix(*state, "mt5-", &brief, 2);
+    run_prefix(*state, "open-sora-caption-clean", &brief, 1);
+    run_prefix(*state, "open-sora-1.1-buckets", &brief, 1);
+    run_prefix(*state, "open-sora-1.1-mask-strategy", &brief, 1);
+}
+
 /* Activation checkpointing must not change a result. */
 static void test_recomputed(void **state) {
     kin_case_options options = {.brief = true, .recompute = true};
     if (skipped(*state)) return;
     run_prefix(*state, "open-sora-1.0-stdit", &options, 2);
+    run_prefix(*state, "open-sora-1.1-stdit2", &options, 2);
+    run_prefix(*state, "latte-t2v", &options, 2);
+    run_prefix(*state, "pixart-alpha-", &options, 2);
     run_prefix(*state, "sd-vae-", &options, 3);
     run_prefix(*state, "t5-v1.1", &options, 1);
+    run_prefix(*state, "open-sora-plan-1.2-dit", &options, 2);
+    run_prefix(*state, "open-sora-plan-1.2-vae-decode", &options, 1);
 }
 
 static void test_others_are_not_yet(void **state) {
     const setup *s = *state;
-    if (skipped(s)) return;
-    char *folder = kin_path_join(s->context, s->reference, "open-sora-1.1-stdit2");
+    char folder[] = "/tmp/kinora-case-XXXXXX", path[64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/case.json", folder);
+    FILE *info = fopen(path, "w");
+    assert_non_null(info);
+    fputs("{\"system\": \"no-such-system\", \"part\": \"denoiser\"}", info);
+    assert_int_equal(fclose(info), 0);
     kin_case_report report;
     FILE *out = tmpfile();
     assert_int_equal(kin_tool_check_case(s->context, s->device, folder, NULL, out, &report),
                      KIN_OK);
     assert_int_equal(report.verdict, KIN_CASE_NOT_YET);
-    char line[128] = "";
+    char line[128] = "", wanted[64];
     rewind(out);
     assert_non_null(fgets(line, sizeof line, out));
-    assert_string_equal(line, "not yet: open-sora-1.1-stdit2\n");
+    snprintf(wanted, sizeof wanted, "not yet: %s\n", strrchr(folder, '/') + 1);
+    assert_string_equal(line, wanted);
     fclose(out);
-    kin_free(s->context, folder);
+    unlink(path);
+    rmdir(folder);
 }
 
 /* Copies the weights of a case with one element changed. */
@@ -186,10 +227,14 @@ static void test_no_case_is_an_error(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_open_sora),
+        cmocka_unit_test(test_latte_and_pixart),
         cmocka_unit_test(test_text_encoders),
         cmocka_unit_test(test_vae),
         cmocka_unit_test(test_ops),
         cmocka_unit_test(test_pickles),
+        cmocka_unit_test(test_open_sora_plan),
+        cmocka_unit_test(test_schedulers),
+        cmocka_unit_test(test_files_and_tables),
         cmocka_unit_test(test_recomputed),
         cmocka_unit_test(test_others_are_not_yet),
         cmocka_unit_test(test_changed_weight_fails),

@@ -35,6 +35,28 @@ static void test_create(void **state) {
     assert_int_equal(kin_context_create(&options, &context), KIN_OUT_OF_MEMORY);
 }
 
+/* Lines "name=value"; the first of a name counts, and only whole names fit. */
+static void test_settings(void **state) {
+    (void)state;
+    kin_context *context = NULL;
+    char text[] = "cache=/tmp/a b\n\nopencl.work_group=4\nempty=\ncache=/other\nno value\nx=y=z";
+    kin_context_options options = {.struct_size = sizeof options, .settings = text};
+    assert_int_equal(kin_context_create(&options, &context), KIN_OK);
+    memset(text, 'x', sizeof text - 1); /* it was copied */
+    assert_string_equal(kin_context_setting(context, "cache"), "/tmp/a b");
+    assert_string_equal(kin_context_setting(context, "opencl.work_group"), "4");
+    assert_string_equal(kin_context_setting(context, "empty"), "");
+    assert_string_equal(kin_context_setting(context, "x"), "y=z");
+    const char *const absent[] = {"cach", "cache=", "work_group", "no value", "tmp", "opencl", ""};
+    for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)
+        assert_null(kin_context_setting(context, absent[i]));
+    kin_context_destroy(context);
+    assert_int_equal(kin_context_create(NULL, &context), KIN_OK);
+    assert_null(kin_context_setting(context, "cache"));
+    assert_null(kin_context_setting(NULL, "cache"));
+    kin_context_destroy(context);
+}
+
 static void test_messages(void **state) {
     (void)state;
     kin_context *context = NULL;
@@ -187,7 +209,8 @@ static void test_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_create),       cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_create),
+        cmocka_unit_test(test_settings),       cmocka_unit_test(test_messages),
         cmocka_unit_test(test_memory),       cmocka_unit_test(test_log),
         cmocka_unit_test(test_nearest_name), cmocka_unit_test(test_utf8),
         cmocka_unit_test(test_files),

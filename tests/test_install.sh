@@ -101,9 +101,12 @@ static kin_status record(kin_device *d, kin_commands *c, const kin_kernel *k, co
 static kin_status end(kin_device *d, kin_commands *c) { (void)c; return refuse(d); }
 static kin_status wait_for(kin_device *d) { (void)d; return KIN_OK; }
 static void discard(kin_device *d, kin_commands *c) { (void)d, (void)c; }
-static const kin_backend backend = {KIN_BACKEND_ABI, sizeof(kin_backend), "absent", count,
-    open_device, close_device, kernel, allocate, release, upload, download, copy, fill, begin,
-    record, end, end, wait_for, discard, 0, 0};
+static const kin_backend backend = {
+    .abi = KIN_BACKEND_ABI, .struct_size = sizeof(kin_backend), .name = "absent", .count = count,
+    .open = open_device, .close = close_device, .kernel = kernel, .allocate = allocate,
+    .release = release, .upload = upload, .download = download, .copy = copy, .fill = fill,
+    .begin = begin, .record = record, .end = end, .submit = end, .wait = wait_for,
+    .discard = discard};
 KIN_API const kin_backend *kin_backend_get(uint32_t abi);
 const kin_backend *kin_backend_get(uint32_t abi) { return abi == KIN_BACKEND_ABI ? &backend : 0; }
 PLUGIN

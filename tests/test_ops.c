@@ -82,6 +82,29 @@ static void test_gradients(void **state) {
     assert_int_equal(counts.failed, 0);
 }
 
+/* The same from inputs that are views. */
+static void test_views(void **state) {
+    kin_suite_counts counts = walk(*state, kin_suite_run_views, "views");
+    assert_int_equal(counts.failed, 0);
+    assert_true(counts.passed > 0);
+}
+
+/* A device whose results are changed is refused in every op, unless nothing runs: some views. */
+static void test_spoiled(void **state) {
+    fixture *made = *state;
+    for (const kin_op *const *op = kin_op_list; *op; op++) {
+        kin_suite_counts counts = {0};
+        for (size_t i = 0; i < (*op)->case_count && counts.controls == 0; i++) {
+            kin_suite_result result;
+            kin_suite_run_spoiled(made->suite, *op, &(*op)->cases[i], KIN_F32, &result);
+            kin_suite_count(&counts, &result);
+            if (result.verdict == KIN_SUITE_FAILED) fail_msg("%s: %s", (*op)->name, result.message);
+        }
+        if (counts.controls == 0 && !((*op)->flags & KIN_OP_VIEW))
+            fail_msg("%s: no wrong device was refused", (*op)->name);
+    }
+}
+
 /* Every op is tried: at least one case that is not for benchmarks, names that are unique. */
 static void test_cases_exist(void **state) {
     (void)state;
@@ -274,6 +297,8 @@ int main(void) {
         cmocka_unit_test(test_wrong_gradient_fails),
         cmocka_unit_test(test_wrong_kernels_fail),
         cmocka_unit_test(test_results),
+        cmocka_unit_test(test_views),
+        cmocka_unit_test(test_spoiled),
         cmocka_unit_test(test_gradients),
     };
     return cmocka_run_group_tests(tests, open_fixture, close_fixture);

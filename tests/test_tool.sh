@@ -77,6 +77,14 @@ echo '{"d_model": 64, "d_kv": 8}' >"$work/config.json"
 run 1 plan "$work/config.json"
 says error config.json
 
+run 0 plan STDiT-S/2 --size 2x64x64 --device cpu --nodes
+says out 'not as the model has it'
+says out 'dense copies: cpu_linear does not read input 0'
+says out 'cpu_attention'
+run 0 plan STDiT-S/2 --size 2x64x64 --device cpu --nodes --json
+says out '"placement": "kernel"'
+says out '"placement": "copy"'
+
 run 0 devices
 says out 'cpu	'
 says out 'null	'
@@ -85,8 +93,64 @@ says out 'left out	'
 says out 'jansson	'
 run 0 check ops --op add --dtype f32,bf16
 says out 'total'
+says out 'a device that is wrong was refused for 1 of 1 ops'
+run 0 check ops --op softmax --json
+says out '"part": "gradient"'
+says out '"part": "views"'
+says out '"ops_controlled": 1'
 run 0 check gradients --op add --dtype f32 --json
 says out '"failed": 0'
+run 0 check model --model T5
+says out 'ten training steps'
+says out 'of T5 alone: lowered ops: none; would need: none'
+run 0 check model
+says out 'text-to-video inference: yes; training: yes; lowered ops: none; would need: none'
+run 0 check model --model STDiT --compute bf16
+run 0 check model --json
+says out '"inference": true'
+run 2 check model --model STDIT
+says error 'did you mean "STDiT"?'
+run 2 check model --compute i32
+run 1 check model --device null
+says out 'text-to-video inference: no'
+
+run 0 check compare cpu cpu --output "$work/differs"
+says out 'no node differs'
+run 0 check compare cpu cpu --train --model 'SD VAE decoder' --json
+says out '"differs": false'
+run 0 check compare cpu cpu --model STDiT-S/2 --size 1x16x16 --text-length 3
+run 1 check compare cpu cpuu
+says error 'there is no device "cpuu"'
+run 2 check compare cpu
+run 1 check compare cpu cpu --model STDiX
+mkdir "$work/full" && touch "$work/full/something"
+run 2 check compare cpu cpu --output "$work/full"
+says error 'holds no case'
+
+printf '{"step": 5, "loss": 2}\n{"step": 10, "loss": 1.5, "mse": 1}\n' >"$work/a.jsonl"
+printf '{"step": 5, "loss": 2.03}\n{"step": 10, "loss": 1.49, "mse": 2}\n' >"$work/b.jsonl"
+printf '{"step": 5, "loss": 2.03}\n{"step": 9, "loss": 1.49}\n' >"$work/c.jsonl"
+printf '{"step": 5, "loss": 2.03}\n{"step": 10, "loss": null}\n' >"$work/d.jsonl"
+run 0 check curve "$work/a.jsonl" "$work/a.jsonl" --tolerance 0
+run 0 check curve "$work/a.jsonl" "$work/b.jsonl"
+says out '2 steps compared, 0 apart'
+run 1 check curve "$work/a.jsonl" "$work/b.jsonl" --tolerance 0.01
+says out '1 apart by more than 0.01; the worst is step 5'
+run 1 check curve "$work/a.jsonl" "$work/b.jsonl" --key mse --json
+says out '"worst_step": 10'
+run 1 check curve "$work/a.jsonl" "$work/c.jsonl"
+says error 'step 9 is logged by'
+run 1 check curve "$work/a.jsonl" "$work/d.jsonl"
+run 1 check curve "$work/a.jsonl" "$work/nothing.jsonl"
+run 1 check curve "$work/a.jsonl" "$work/a.jsonl" --key los
+head -c 30 "$work/a.jsonl" >"$work/e.jsonl"
+run 1 check curve "$work/a.jsonl" "$work/e.jsonl"
+says error 'line 2'
+
+run 0 bench overhead --nodes 50 --min-time 0 --json "$work/overhead.json"
+says out 'run again'
+says out '0 allocations and 0 buffers'
+run 2 bench overhead --nodes 0
 run 2 check ops --op attentoin
 says error 'did you mean attention?'
 run 2 check ops --dtype f64

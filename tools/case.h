@@ -7,6 +7,9 @@
 
 #include <stdio.h>
 
+struct kin_graph;
+struct kin_check_values;
+
 typedef enum kin_case_verdict {
     KIN_CASE_PASSED,
     KIN_CASE_FAILED, /* an output is off, or the case could not be computed */
@@ -28,6 +31,10 @@ typedef struct kin_case_options {
     bool check_nodes;     /* each node also through its reference on the host; names the first that
                              is off (slow) */
     bool brief;           /* print only what is off, and the verdict */
+    /* Sees each graph of a model before its plan runs, with what it is given; it may add outputs to
+     * the graph. NULL: nobody does. */
+    void (*watch)(void *user, struct kin_graph *graph, const struct kin_check_values *values);
+    void *watch_user;
 } kin_case_options;
 
 typedef struct kin_case_summary {

@@ -7,8 +7,8 @@
 #include "models/stdit.h"
 #include "ops/views.h"
 
-/* Every table that the case holds. */
-static void compare_tables(kin_case_run *run, const kin_schedule *s) {
+void kin_case_schedule_tables(kin_case_run *run, const kin_schedule *schedule) {
+    const kin_schedule *s = schedule;
     const struct {
         const char *name;
         const double *values;
@@ -29,14 +29,19 @@ static void compare_tables(kin_case_run *run, const kin_schedule *s) {
             kin_case_compare(run, tables[i].name, KIN_F64, tables[i].values, s->steps);
 }
 
+kin_status kin_case_schedule(kin_case_run *run, const json_t *config, kin_schedule **out_schedule) {
+    const char *respacing = json_string_value(json_object_get(config, "timestep_respacing"));
+    int steps = (int)kin_case_number(config, "diffusion_steps", 1000);
+    int kept = (int)kin_case_number(config, "num_sampling_steps", 0);
+    char text[32];
+    snprintf(text, sizeof text, "%d", kept);
+    return kin_schedule_create(run->context, steps, kept > 0 ? text : respacing, out_schedule);
+}
+
 void kin_case_iddpm_loss(kin_case_run *run) {
-    const char *respacing = json_string_value(json_object_get(run->config, "timestep_respacing"));
-    int steps = (int)kin_case_number(run->config, "diffusion_steps", 1000);
     kin_schedule *schedule;
-    if (!kin_case_ok(run, "schedule",
-                     kin_schedule_create(run->context, steps, respacing, &schedule)))
-        return;
-    compare_tables(run, schedule);
+    if (!kin_case_ok(run, "schedule", kin_case_schedule(run, run->config, &schedule))) return;
+    kin_case_schedule_tables(run, schedule);
     kin_case_graph graph;
     if (kin_case_begin(run, &graph)) {
         kin_graph *g = graph.graph;
@@ -117,6 +122,7 @@ static void sample_and_compare(kin_case_graph *graph, const kin_schedule *schedu
         status = kin_sampler_run(graph->plan, run->context, schedule, options, &loop, latents,
                                  (size_t)count);
     if (kin_case_ok(run, "sampler", status)) {
+        kin_case_widen_loop(run);
         for (int64_t i = 0; i < steps; i++) timesteps[i] = schedule->timesteps[steps - 1 - i];
         kin_case_compare(run, "timesteps", KIN_I64, timesteps, steps);
         kin_case_compare(run, "latents", KIN_F32, record.latents, count * steps);
@@ -158,19 +164,16 @@ static void run_sampler(kin_case_run *run, const kin_stdit_config *config,
 
 void kin_case_iddpm_sample(kin_case_run *run) {
     const json_t *scheduler = json_object_get(json_object_get(run->info, "call"), "scheduler");
-    int steps = (int)kin_case_number(scheduler, "num_sampling_steps", 100);
     kin_sampler_options options = {.method = KIN_SAMPLER_IDDPM,
                                    .cfg_scale = kin_case_number(scheduler, "cfg_scale", 4),
                                    .cfg_channels = 3};
-    char respacing[32];
-    snprintf(respacing, sizeof respacing, "%d", steps);
     kin_stdit_config config;
     kin_schedule *schedule = NULL;
     kin_status status = kin_stdit_config_parse(run->context, run->config, "config.json",
                                                KIN_UNKNOWN_KEYS_FAIL, &config);
-    if (status == KIN_OK) status = kin_schedule_create(run->context, 1000, respacing, &schedule);
+    if (status == KIN_OK) status = kin_case_schedule(run, scheduler, &schedule);
     if (kin_case_ok(run, "config.json", status)) {
-        compare_tables(run, schedule);
+        kin_case_schedule_tables(run, schedule);
         run_sampler(run, &config, schedule, &options);
     }
     kin_schedule_free(schedule);

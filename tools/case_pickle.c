@@ -1,5 +1,6 @@
 /* The case of torch.save files: good ones that must load bit by bit, and hostile ones that must be
  * refused without harm. */
+#include "tools/case_memory.h"
 #include "tools/case_run.h"
 
 #include <math.h>
@@ -12,32 +13,6 @@ static const char mark_of_harm[] = "/tmp/torch-pickle-was-executed";
 
 /* A reader of small files must not take much memory, whatever a file claims. */
 enum { MEMORY_FACTOR = 64, MEMORY_FLOOR = 4 << 20 };
-
-/* An allocator that counts, with the size in front of each block. */
-typedef struct counting {
-    size_t now, peak;
-} counting;
-
-enum { HEAD = 16 };
-
-static void *counted_resize(void *user, void *ptr, size_t size) {
-    counting *c = user;
-    char *base = ptr ? (char *)ptr - HEAD : NULL;
-    size_t old = 0;
-    if (base) memcpy(&old, base, sizeof old);
-    if (size == 0) {
-        free(base);
-        c->now -= old;
-        return NULL;
-    }
-    if (size > SIZE_MAX - HEAD) return NULL;
-    char *larger = realloc(base, size + HEAD);
-    if (!larger) return NULL;
-    memcpy(larger, &size, sizeof size);
-    c->now += size - old;
-    if (c->now > c->peak) c->peak = c->now;
-    return larger + HEAD;
-}
 
 static const kin_named_tensor *find_tensor(const kin_named_tensor *list, size_t count,
                                            const char *name) {
@@ -180,11 +155,9 @@ static bool says_little_endian(const kin_mapping *file) {
 /* One file in a context of its own. Returns whether it did what `entry` expects. */
 static bool check_file(const char *folder, const char *name, const json_t *entry, char *why,
                        size_t size) {
-    counting memory = {0};
-    kin_context_options options = {
-        .struct_size = sizeof options, .allocator = {counted_resize, &memory}, .threads = 1};
+    kin_case_memory memory = {0};
     kin_context *context = NULL;
-    if (kin_context_create(&options, &context) != KIN_OK) return false;
+    if (kin_case_memory_context(&memory, &context) != KIN_OK) return false;
     const char *expect = json_string_value(json_object_get(entry, "expect"));
     const char *tensors = json_string_value(json_object_get(entry, "tensors"));
     char *path = kin_path_join(context, folder, name);

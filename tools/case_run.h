@@ -5,7 +5,8 @@
 
 #include <jansson.h>
 
-#include "models/layers.h"
+#include "models/schedule.h"
+#include "models/stdit2.h"
 #include "runtime/plan.h"
 #include "runtime/safetensors.h"
 #include "runtime/weights.h"
@@ -60,6 +61,7 @@ typedef struct kin_case_graph {
     int feed_count;
     char (*watched)[KIN_CASE_NAME]; /* graph outputs to compare, in this order */
     size_t watch_count, watch_room;
+    double noise; /* kin_case_product_noise, the quadratic mean over all watched outputs */
 } kin_case_graph;
 
 bool kin_case_begin(kin_case_run *run, kin_case_graph *graph);
@@ -83,8 +85,28 @@ void kin_case_watch_all(kin_case_graph *graph, const char *prefix, int count);
 /* Appends the gradients of `loss` (a scalar) and watches all outputs "PREFIXparam.KEY" and
  * "PREFIXinput.NAME" of the case. */
 void kin_case_gradients(kin_case_graph *graph, kin_tensor loss);
+/* True if the case holds gradients. */
+bool kin_case_wants_gradients(const kin_case_run *run);
+/* The input "y" [B, 1, L, C] as [B, L, C]: captions of Open-Sora. */
+kin_tensor kin_case_caption(kin_case_graph *graph);
+/* Compares the graph's output `name` [B, L, C] with one where the original packed the real tokens
+ * of all captions in one row: those where the input `mask_name` [B, L] is not 0. */
+void kin_case_compare_packed(kin_case_graph *graph, const char *name, const char *mask_name);
+/* The inputs about the video: height, width, ar, num_frames, fps. */
+void kin_case_stdit2_video(kin_case_graph *graph, kin_stdit2_inputs *inputs);
+/* IDDPM's schedule by the keys diffusion_steps and timestep_respacing or num_sampling_steps. */
+kin_status kin_case_schedule(kin_case_run *run, const json_t *config, kin_schedule **out_schedule);
+/* Compares every table that the case holds as "table.NAME". */
+void kin_case_schedule_tables(kin_case_run *run, const kin_schedule *schedule);
 /* sum(out * cotangent) with the case's input `cotangent`. */
 kin_tensor kin_case_dot(kin_case_graph *graph, kin_tensor out, const char *cotangent);
+
+/* What rounding the operands of products may do to each watched output on this device, relative to
+ * its largest element, and graph->noise: zeros where the device does not round. Before the run, whose updates change
+ * the variables. *out_noise: kin_free, also after an error. */
+kin_status kin_case_product_noise(kin_case_graph *graph, double **out_noise);
+/* Widens the case's tolerance to that of a loop of several runs, on a device that rounds so. */
+void kin_case_widen_loop(kin_case_run *run);
 
 /* Plans, makes the store, loads the weights (rename may be NULL), and writes the inputs. */
 bool kin_case_prepare(kin_case_graph *graph, kin_weights_rename rename, const void *config);
@@ -97,6 +119,14 @@ void kin_case_end(kin_case_graph *graph);
 /* The kinds of case; each counts what it compares in run->report. */
 void kin_case_stdit(kin_case_run *run);
 void kin_case_stdit_attention(kin_case_run *run);
+void kin_case_stdit2(kin_case_run *run);
+void kin_case_masked_loss(kin_case_run *run);
+void kin_case_masked_sample(kin_case_run *run);
+void kin_case_latte(kin_case_run *run);
+void kin_case_latte_loss(kin_case_run *run);
+void kin_case_latte_sample(kin_case_run *run);
+void kin_case_pixart(kin_case_run *run);
+void kin_case_vae_temporal(kin_case_run *run);
 void kin_case_iddpm_loss(kin_case_run *run);
 void kin_case_iddpm_sample(kin_case_run *run);
 void kin_case_t5(kin_case_run *run);
@@ -104,7 +134,24 @@ void kin_case_tokenizer(kin_case_run *run);
 void kin_case_vae_encode(kin_case_run *run);
 void kin_case_vae_decode(kin_case_run *run);
 void kin_case_vae_loss(kin_case_run *run);
+void kin_case_scheduler(kin_case_run *run);
+void kin_case_rectified_flow(kin_case_run *run);
 void kin_case_ops(kin_case_run *run);
+void kin_case_one_op(kin_case_run *run);
+void kin_case_random(kin_case_run *run);
 void kin_case_pickle(kin_case_run *run);
+void kin_case_files(kin_case_run *run);
+void kin_case_plan_rope(kin_case_run *run);
+void kin_case_plan_loss(kin_case_run *run);
+void kin_case_plan_sample(kin_case_run *run);
+void kin_case_plan_denoiser(kin_case_run *run);
+void kin_case_causal_blocks(kin_case_run *run);
+void kin_case_causal_encode(kin_case_run *run);
+void kin_case_causal_decode(kin_case_run *run);
+void kin_case_captions(kin_case_run *run);
+void kin_case_buckets(kin_case_run *run);
+void kin_case_mask_strategy(kin_case_run *run);
+void kin_case_megabatch(kin_case_run *run);
+void kin_case_shards(kin_case_run *run);
 
 #endif

@@ -130,6 +130,18 @@ static void compare_scores(kin_case_run *run, const char *path) {
     kin_free(run->context, scores);
 }
 
+/* The ids without byte fallback, where the case has them. */
+static void compare_unknown(kin_case_run *run, kin_tokenizer *tokenizer, token_lists *lists,
+                            int max_length, int64_t count) {
+    if (!kin_case_output_tensor(run, "raw_ids_unk")) return;
+    kin_tokenizer_set_byte_fallback(tokenizer, false);
+    lists->raw_count = 0;
+    if (!kin_case_ok(run, "raw_ids_unk", tokenize_all(run, tokenizer, max_length, lists, count)))
+        return;
+    kin_case_compare(run, "raw_ids_unk", KIN_I64, lists->raw, lists->raw_count);
+    kin_case_compare(run, "raw_offsets_unk", KIN_I64, lists->offsets, count + 1);
+}
+
 void kin_case_tokenizer(kin_case_run *run) {
     kin_context *context = run->context;
     const kin_named_tensor *text = kin_case_input_tensor(run, "text");
@@ -157,6 +169,7 @@ void kin_case_tokenizer(kin_case_run *run) {
         kin_case_compare(run, "raw_ids", KIN_I64, lists.raw, lists.raw_count);
         kin_case_compare(run, "raw_offsets", KIN_I64, lists.offsets, count + 1);
         compare_scores(run, path);
+        compare_unknown(run, tokenizer, &lists, max_length, count);
     }
     kin_tokenizer_destroy(tokenizer);
     kin_free(context, path);

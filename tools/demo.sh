@@ -5,7 +5,10 @@
 #
 #   tools/demo.sh                  everything, into demo-output
 #   tools/demo.sh --output DIR     into another folder
-#   tools/demo.sh --device NAME    trains and generates on this device (see kinora devices)
+#   tools/demo.sh --device NAME    trains and generates on this device (see kinora devices); a plug-in
+#                                  of this tree is built, others are looked for in KINORA_BACKEND_PATH
+#   tools/demo.sh --against DIR    in the end holds the loss curves against those of an earlier demo,
+#                                  at every logged step: with --quick for devices, within 2 %
 #   tools/demo.sh --threads N      threads; default: all processors
 #   tools/demo.sh --quick          a tiny version of everything, to try the machinery: the clips are noise
 #   tools/demo.sh --fresh          removes the output of an earlier demo and starts anew
@@ -20,18 +23,20 @@ device=
 threads=$(nproc)
 quick=false
 fresh=false
+against=
 fail() {
     echo "demo: $*" >&2
     exit 1
 }
 while [ $# -gt 0 ]; do
     case "$1" in
-    --output | --device | --threads)
+    --output | --device | --threads | --against)
         [ $# -gt 1 ] || fail "$1 wants a value; see tools/demo.sh --help"
         case "$1" in
         --output) output=$2 ;;
         --device) device=$2 ;;
         --threads) threads=$2 ;;
+        --against) against=$2 ;;
         esac
         shift
         ;;
@@ -47,6 +52,12 @@ while [ $# -gt 0 ]; do
 done
 [[ "$threads" =~ ^[1-9][0-9]{0,3}$ ]] || fail "--threads wants a number from 1 on, not \"$threads\""
 case "$output" in '') fail "--output wants a folder" ;; /*) ;; *) output=$PWD/$output ;; esac
+case "$against" in '' | /*) ;; *) against=$PWD/$against ;; esac
+for name in vae video; do
+    if [ -n "$against" ] && [ ! -e "$against/$name/metrics.jsonl" ]; then
+        fail "--against: $against/$name has no metrics.jsonl"
+    fi
+done
 cd "$(dirname "$0")/.."
 # A folder within the clone is named from the clone, so that the report has no path of this machine.
 case "$output" in "$PWD"/?*) output=${output#"$PWD"/} ;; esac
@@ -56,6 +67,8 @@ kinora=$build/kinora
 common=(--threads "$threads")
 on_device=("${common[@]}")
 if [ -n "$device" ]; then on_device+=(--device "$device"); fi
+# The plug-ins of this build come first, then what the user has.
+export KINORA_BACKEND_PATH=$PWD/$build/backends${KINORA_BACKEND_PATH:+:$KINORA_BACKEND_PATH}
 export OMP_NUM_THREADS=$threads
 
 # ---- sizes ----------------------------------------------------------------------------------------
@@ -96,8 +109,19 @@ stage_install() {
 stage_build() {
     cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF >"$output/logs/cmake.txt" 2>&1 ||
         { cat "$output/logs/cmake.txt"; return 1; }
+    local targets=(kinora_cli) backend
+    # "opencl1" is a device of the backend "opencl", which may be a plug-in of this tree.
+    backend=${device,,}
+    backend=${backend%%[0-9]*}
+    if [ -e "backends/$backend/CMakeLists.txt" ] && [ -n "$backend" ]; then
+        if ninja -C "$build" -t query "kinora-$backend" >"$output/logs/plugin.txt" 2>&1; then
+            targets+=("kinora-$backend")
+        else
+            echo "$backend is no part of this build; it is looked for in KINORA_BACKEND_PATH"
+        fi
+    fi
     # shellcheck disable=SC2016 # ninja puts the numbers in
-    NINJA_STATUS='[%f/%t] ' cmake --build "$build" -j "$threads" --target kinora_cli
+    NINJA_STATUS='[%f/%t] ' cmake --build "$build" -j "$threads" --target "${targets[@]}"
 }
 # Lines in blocks of $1, each block by steps of $2 (without a common factor, so that every line comes
 # once): neighbours then differ in colour, and a sheet of the first clips shows all colours.
@@ -291,13 +315,13 @@ run_stage() {
 # ---- the way --------------------------------------------------------------------------------------
 
 started=$SECONDS spent=0 foreseen=0 pace=100 interrupted=false
-settings="quick=$quick $(cat tools/demo/vae.json tools/demo/video.json | cksum)"
+settings="quick=$quick device=${device:-cpu} $(cat tools/demo/vae.json tools/demo/video.json | cksum)"
 if [ -e "$output" ] && [ ! -e "$output/demo-settings.txt" ] && [ -n "$(ls -A "$output" 2>&1)" ]; then
     fail "$output is there and was not made by this script: choose another --output"
 fi
 if $fresh && [ -e "$output" ]; then rm -rf -- "$output"; fi
 if [ -e "$output/demo-settings.txt" ] && [ "$(cat "$output/demo-settings.txt")" != "$settings" ]; then
-    fail "$output was made with other settings (--quick, or tools/demo/*.json): --fresh starts anew, --output takes another folder"
+    fail "$output was made with other settings (--quick, --device, or tools/demo/*.json): --fresh starts anew, --output takes another folder"
 fi
 mkdir -p "$output" || fail "$output cannot be made"
 printf '%s\n' "$settings" >"$output/demo-settings.txt"
@@ -316,3 +340,13 @@ echo "  $output/compare-seen.png          frame by frame: generated clips on the
 echo "  $output/compare-held-out.png      the same for the held-out combinations"
 echo "  $output/loss.png                  the loss curves"
 echo "  $output/video/model               the model: $kinora generate --model $output/video/model --prompt \"...\""
+if [ -n "$against" ]; then
+    echo
+    echo "Against $against:"
+    for name in vae video; do
+        "$kinora" check curve "$against/$name" "$output/$name" --tolerance 0.02 || {
+            echo "demo: the loss curve of \"$name\" is another one than $against/$name has" >&2
+            exit 1
+        }
+    done
+fi

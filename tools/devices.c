@@ -128,8 +128,10 @@ static void libraries(void) {
 }
 
 static void environment(void) {
-    static const char *const names[] = {"KINORA_BACKEND_PATH", "OMP_NUM_THREADS", "OMP_WAIT_POLICY",
-                                        "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE"};
+    static const char *const names[] = {"KINORA_BACKEND_PATH", "KINORA_CACHE",
+                                        "KINORA_SETTINGS",     "OMP_NUM_THREADS",
+                                        "OMP_WAIT_POLICY",     "OPENBLAS_NUM_THREADS",
+                                        "OPENBLAS_CORETYPE"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const char *value = getenv(names[i]);
         if (value) printf("%s\t%s\n", names[i], value);

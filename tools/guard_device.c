@@ -1,11 +1,12 @@
-/* The guarding device. Its buffers lie GUARD bytes into buffers of the inner device, so calls are
- * copied with shifted offsets before they are recorded there. */
+/* The guarding device. Its buffers lie `margin` bytes into buffers of the inner device, so calls
+ * are copied with shifted offsets before they are recorded there. */
 #include "tools/guard_device.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { GUARD = 256, POISON = 0xFF, MARK = 0xA5 };
+enum { POISON = 0xFF, MARK = 0xA5 };
 
 typedef struct guard_buffer guard_buffer;
 struct guard_buffer {
@@ -18,7 +19,11 @@ struct kin_guard {
     kin_device device; /* first, so that a device of ours is a guard; state and info are inner's */
     kin_backend table;
     kin_device *inner;
+    size_t margin; /* bytes on either side of a buffer; keeps the device's alignment */
     const char *hidden;
+    bool spoils;
+    size_t allocations;
+    unsigned char *bytes; /* margin bytes, to look at */
     guard_buffer *buffers;
     char damage[160]; /* found when a buffer was released; "" if none */
 };
@@ -81,16 +86,18 @@ static kin_status allocate(kin_device *device, size_t size, kin_buffer **out_buf
     guard_buffer *buffer = kin_calloc(device->context, 1, sizeof *buffer);
     if (!buffer) return KIN_OUT_OF_MEMORY;
     buffer->size = size;
-    kin_status status = backend->allocate(guard->inner, size + 2 * GUARD, &buffer->inner);
+    guard->allocations++;
+    kin_status status = backend->allocate(guard->inner, size + 2 * guard->margin, &buffer->inner);
     if (status != KIN_OK) {
         kin_free(device->context, buffer);
         return status;
     }
-    status = backend->fill(guard->inner, buffer->inner, 0, GUARD, MARK);
+    status = backend->fill(guard->inner, buffer->inner, 0, guard->margin, MARK);
     if (status == KIN_OK && size)
-        status = backend->fill(guard->inner, buffer->inner, GUARD, size, POISON);
+        status = backend->fill(guard->inner, buffer->inner, guard->margin, size, POISON);
     if (status == KIN_OK)
-        status = backend->fill(guard->inner, buffer->inner, GUARD + size, GUARD, MARK);
+        status =
+            backend->fill(guard->inner, buffer->inner, guard->margin + size, guard->margin, MARK);
     if (status != KIN_OK) {
         backend->release(guard->inner, buffer->inner);
         kin_free(device->context, buffer);
@@ -105,20 +112,21 @@ static kin_status allocate(kin_device *device, size_t size, kin_buffer **out_buf
 
 /* Notes the first damaged byte around a buffer. */
 static kin_status inspect(kin_guard *guard, guard_buffer *buffer) {
-    unsigned char bytes[GUARD];
+    unsigned char *bytes = guard->bytes;
+    size_t margin = guard->margin;
     const kin_backend *backend = guard->inner->backend;
     for (int side = 0; side < 2 && !guard->damage[0]; side++) {
-        size_t at = side ? GUARD + buffer->size : 0;
-        kin_status status = backend->download(guard->inner, buffer->inner, at, bytes, GUARD);
+        size_t at = side ? margin + buffer->size : 0;
+        kin_status status = backend->download(guard->inner, buffer->inner, at, bytes, margin);
         if (status != KIN_OK) return status;
-        int reach = 0; /* bytes from the buffer to the farthest damaged one */
-        for (int i = 0; i < GUARD; i++) {
-            int distance = side ? i + 1 : GUARD - i;
+        size_t reach = 0; /* bytes from the buffer to the farthest damaged one */
+        for (size_t i = 0; i < margin; i++) {
+            size_t distance = side ? i + 1 : margin - i;
             if (bytes[i] != MARK && distance > reach) reach = distance;
         }
         if (reach)
             snprintf(guard->damage, sizeof guard->damage,
-                     "a kernel wrote up to %d bytes %s a buffer of %zu bytes", reach,
+                     "a kernel wrote up to %zu bytes %s a buffer of %zu bytes", reach,
                      side ? "behind" : "before", buffer->size);
     }
     return KIN_OK;
@@ -138,27 +146,31 @@ static void release(kin_device *device, kin_buffer *opaque_buffer) {
 
 static kin_status upload(kin_device *device, const void *source, kin_buffer *buffer, size_t offset,
                          size_t size) {
-    kin_device *inner = guard_of(device)->inner;
-    return inner->backend->upload(inner, source, buffer_of(buffer)->inner, offset + GUARD, size);
+    kin_guard *guard = guard_of(device);
+    return guard->inner->backend->upload(guard->inner, source, buffer_of(buffer)->inner,
+                                         offset + guard->margin, size);
 }
 
 static kin_status download(kin_device *device, kin_buffer *buffer, size_t offset, void *target,
                            size_t size) {
-    kin_device *inner = guard_of(device)->inner;
-    return inner->backend->download(inner, buffer_of(buffer)->inner, offset + GUARD, target, size);
+    kin_guard *guard = guard_of(device);
+    return guard->inner->backend->download(guard->inner, buffer_of(buffer)->inner,
+                                           offset + guard->margin, target, size);
 }
 
 static kin_status copy(kin_device *device, kin_buffer *source, size_t source_offset,
                        kin_buffer *target, size_t target_offset, size_t size) {
-    kin_device *inner = guard_of(device)->inner;
-    return inner->backend->copy(inner, buffer_of(source)->inner, source_offset + GUARD,
-                                buffer_of(target)->inner, target_offset + GUARD, size);
+    kin_guard *guard = guard_of(device);
+    return guard->inner->backend->copy(guard->inner, buffer_of(source)->inner,
+                                       source_offset + guard->margin, buffer_of(target)->inner,
+                                       target_offset + guard->margin, size);
 }
 
 static kin_status fill(kin_device *device, kin_buffer *buffer, size_t offset, size_t size,
                        uint8_t byte) {
-    kin_device *inner = guard_of(device)->inner;
-    return inner->backend->fill(inner, buffer_of(buffer)->inner, offset + GUARD, size, byte);
+    kin_guard *guard = guard_of(device);
+    return guard->inner->backend->fill(guard->inner, buffer_of(buffer)->inner,
+                                       offset + guard->margin, size, byte);
 }
 
 /* ---- work ---- */
@@ -204,13 +216,13 @@ static const kin_call *translate(kin_device *device, guard_commands *commands,
     for (size_t k = 0; k < count; k++) {
         if (!made->operands[k].buffer) continue;
         made->operands[k].buffer = buffer_of(made->operands[k].buffer)->inner;
-        made->operands[k].offset += GUARD;
+        made->operands[k].offset += guard_of(device)->margin;
     }
     made->call.in = made->operands;
     made->call.out = made->operands + call->in_count;
     if (call->scratch) {
         made->call.scratch = buffer_of(call->scratch)->inner;
-        made->call.scratch_offset += GUARD;
+        made->call.scratch_offset += guard_of(device)->margin;
     }
     return &made->call;
 }
@@ -246,9 +258,46 @@ static kin_status end(kin_device *device, kin_commands *commands) {
     return inner->backend->end(inner, commands_of(commands)->inner);
 }
 
+/* Changes the middle element by more than the largest one. */
+static void change_element(void *data, const kin_desc *desc) {
+    int64_t count = kin_desc_count(desc), at = count / 2;
+    double largest = 0, value = kin_element_get(data, desc->dtype, at);
+    for (int64_t i = 0; i < count; i++) {
+        double size = fabs(kin_element_get(data, desc->dtype, i));
+        if (isfinite(size) && size > largest) largest = size;
+    }
+    if (desc->dtype == KIN_BOOL) value = value == 0;
+    else if (!kin_dtype_is_float(desc->dtype)) value = value > 0 ? value - 1 : value + 1;
+    else value = isfinite(value) ? value + (value < 0 ? -1 : 1) * (1 + largest) : 0;
+    kin_element_set(data, desc->dtype, at, value);
+}
+
+/* Changes the results of the list's last call, which is the first of the copies. */
+static kin_status spoil(kin_guard *guard, const guard_commands *commands) {
+    const kin_backend *backend = guard->inner->backend;
+    const kin_call *call = commands->calls ? &commands->calls->call : NULL;
+    kin_status status = backend->wait(guard->inner);
+    for (int j = 0; call && status == KIN_OK && j < call->out_count; j++) {
+        const kin_operand *out = &call->out[j];
+        size_t size = kin_desc_bytes(&out->desc);
+        if (kin_dtype_size(out->desc.dtype) == 0) continue;
+        void *data = kin_alloc(guard->inner->context, size);
+        if (!data) return KIN_OUT_OF_MEMORY;
+        status = backend->download(guard->inner, out->buffer, out->offset, data, size);
+        if (status == KIN_OK) {
+            change_element(data, &out->desc);
+            status = backend->upload(guard->inner, data, out->buffer, out->offset, size);
+        }
+        kin_free(guard->inner->context, data);
+    }
+    return status;
+}
+
 static kin_status submit(kin_device *device, kin_commands *commands) {
-    kin_device *inner = guard_of(device)->inner;
-    return inner->backend->submit(inner, commands_of(commands)->inner);
+    kin_guard *guard = guard_of(device);
+    kin_status status = guard->inner->backend->submit(guard->inner, commands_of(commands)->inner);
+    if (status == KIN_OK && guard->spoils) status = spoil(guard, commands_of(commands));
+    return status;
 }
 
 static kin_status wait_device(kin_device *device) {
@@ -262,6 +311,11 @@ static kin_status timestamps(kin_device *device, kin_commands *commands, double 
     return inner->backend->timestamps(inner, commands_of(commands)->inner, out_seconds, count);
 }
 
+static kin_status set_timed(kin_device *device, kin_commands *commands, bool timed) {
+    kin_device *inner = guard_of(device)->inner;
+    return inner->backend->set_timed(inner, commands_of(commands)->inner, timed);
+}
+
 /* ---- the guard ---- */
 
 kin_status kin_guard_open(kin_device *inner, kin_guard **out_guard) {
@@ -269,6 +323,12 @@ kin_status kin_guard_open(kin_device *inner, kin_guard **out_guard) {
     kin_guard *guard = kin_calloc(inner->context, 1, sizeof *guard);
     if (!guard) return KIN_OUT_OF_MEMORY;
     guard->inner = inner;
+    guard->margin = inner->info.alignment > 256 ? inner->info.alignment : 256;
+    guard->bytes = kin_alloc(inner->context, guard->margin);
+    if (!guard->bytes) {
+        kin_free(inner->context, guard);
+        return KIN_OUT_OF_MEMORY;
+    }
     guard->table = (kin_backend){.abi = KIN_BACKEND_ABI,
                                  .struct_size = sizeof(kin_backend),
                                  .name = "guard",
@@ -289,17 +349,20 @@ kin_status kin_guard_open(kin_device *inner, kin_guard **out_guard) {
                                  .wait = wait_device,
                                  .discard = discard,
                                  .timestamps = inner->backend->timestamps ? timestamps : NULL,
-                                 .compile = inner->backend->compile ? compile : NULL};
+                                 .compile = inner->backend->compile ? compile : NULL,
+                                 .set_timed = inner->backend->set_timed ? set_timed : NULL};
     guard->device = *inner;
     guard->device.backend = &guard->table;
-    if (guard->device.info.max_allocation > 2 * GUARD)
-        guard->device.info.max_allocation -= 2 * GUARD;
+    if (guard->device.info.max_allocation > 2 * guard->margin)
+        guard->device.info.max_allocation -= 2 * guard->margin;
     *out_guard = guard;
     return KIN_OK;
 }
 
 void kin_guard_close(kin_guard *guard) {
-    if (guard) kin_free(guard->inner->context, guard);
+    if (!guard) return;
+    kin_free(guard->inner->context, guard->bytes);
+    kin_free(guard->inner->context, guard);
 }
 
 kin_device *kin_guard_device(kin_guard *guard) {
@@ -308,6 +371,14 @@ kin_device *kin_guard_device(kin_guard *guard) {
 
 void kin_guard_hide(kin_guard *guard, const char *op) {
     guard->hidden = op;
+}
+
+void kin_guard_spoil(kin_guard *guard, bool on) {
+    guard->spoils = on;
+}
+
+size_t kin_guard_allocations(const kin_guard *guard) {
+    return guard->allocations;
 }
 
 kin_status kin_guard_check(kin_guard *guard) {

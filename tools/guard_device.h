@@ -16,6 +16,11 @@ void kin_guard_close(kin_guard *guard);
 kin_device *kin_guard_device(kin_guard *guard);
 /* Hides all kernels of an op (a name that outlives the guard); NULL: none. */
 void kin_guard_hide(kin_guard *guard, const char *op);
+/* From now on changes the middle element of every result of a list's last call after the list ran,
+ * by far more than any tolerance: a negative control of the checks that run on the device. */
+void kin_guard_spoil(kin_guard *guard, bool on);
+/* Buffers that were asked for since the guard was opened. */
+size_t kin_guard_allocations(const kin_guard *guard);
 /* KIN_NUMERIC, saying where, if a byte before or behind a buffer was written since it was made:
  * buffers that are still there, and those released since the last call. */
 kin_status kin_guard_check(kin_guard *guard);

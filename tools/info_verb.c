@@ -1,5 +1,6 @@
 /* kinora info: what a checkpoint holds, and what is missing of the model it seems to be. */
 #include "runtime/checkpoint.h"
+#include "runtime/weights.h"
 #include "tools/model_choice.h"
 #include "tools/tool.h"
 #include "tools/verbs.h"
@@ -18,22 +19,36 @@ typedef struct match {
     bool *has;
 } match;
 
-/* The same once axes of size 1 are dropped, as loading takes it. */
-static bool fits(const kin_desc *a, const kin_desc *b) {
-    int i = 0, j = 0;
-    while (i < a->rank || j < b->rank) {
-        if (i < a->rank && a->dims[i] == 1) i++;
-        else if (j < b->rank && b->dims[j] == 1) j++;
-        else if (i < a->rank && j < b->rank && a->dims[i] == b->dims[j]) i++, j++;
-        else return false;
-    }
-    return true;
-}
-
 static int find_variable(const kin_graph *graph, const char *name) {
     for (int i = 0; i < kin_variable_count(graph); i++)
         if (strcmp(kin_variable_name(graph, kin_variable_at(graph, i)), name) == 0) return i;
     return -1;
+}
+
+/* Counts the variables that a tensor, by the name that the model gave it, belongs to; false if
+ * none.
+ */
+static bool match_name(match *m, const kin_named_tensor *tensor, const char *name, FILE *out) {
+    kin_weights_target target;
+    bool known = false;
+    for (int k = 0; kin_weights_target_at(name, k, &target); k++) {
+        int index = find_variable(m->graph, target.name);
+        if (index < 0) continue;
+        const kin_desc *desc = kin_tensor_desc(m->graph, kin_variable_at(m->graph, index));
+        bool fit = kin_weights_target_fits(&target, &tensor->desc, desc);
+        /* T5's table may be there under two names, and other variables in parts. */
+        if (!m->has[index]) {
+            m->found += fit;
+            m->other_shape += !fit;
+        }
+        m->has[index] = known = true;
+        char have[128], want[128];
+        if (out && !fit)
+            fprintf(out, "another shape\t%s\t%s, the model has %s\n", tensor->name,
+                    kin_desc_shape_text(&tensor->desc, have, sizeof have),
+                    kin_desc_shape_text(desc, want, sizeof want));
+    }
+    return known;
 }
 
 /* Counts what of the file belongs to the model. With `out` it is told, too. */
@@ -49,25 +64,12 @@ static kin_status compare(kin_context *context, const kin_checkpoint *file,
     if (status == KIN_OK && !m->has) status = KIN_OUT_OF_MEMORY;
     for (size_t i = 0; status == KIN_OK && i < kin_checkpoint_count(file); i++) {
         const kin_named_tensor *tensor = kin_checkpoint_at(file, i);
-        char name[MAX_NAME], have[128], want[128];
+        char name[MAX_NAME];
         if (!kin_model_rename(choice, tensor->name, name, sizeof name)) continue;
-        int index = find_variable(m->graph, name);
-        if (index < 0) {
+        if (strpbrk(tensor->name, "|{") || !match_name(m, tensor, name, out)) {
             m->unexpected++;
             if (out) fprintf(out, "unexpected\t%s\n", tensor->name);
-            continue;
         }
-        const kin_desc *desc = kin_tensor_desc(m->graph, kin_variable_at(m->graph, index));
-        bool fit = fits(desc, &tensor->desc);
-        if (!m->has[index]) { /* T5's table may be there under two names */
-            m->found += fit;
-            m->other_shape += !fit;
-        }
-        m->has[index] = true;
-        if (out && !fit)
-            fprintf(out, "another shape\t%s\t%s, the model has %s\n", tensor->name,
-                    kin_desc_shape_text(&tensor->desc, have, sizeof have),
-                    kin_desc_shape_text(desc, want, sizeof want));
     }
     for (int i = 0; status == KIN_OK && out && i < m->variables; i++)
         if (!m->has[i])
@@ -81,6 +83,15 @@ static void free_match(kin_context *context, match *m) {
     kin_graph_destroy(m->graph);
 }
 
+/* Of two models that explain as much of a file the one that misses less: PixArt's names are a part
+ * of STDiT's and of Latte's. */
+static bool better(const match *a, const match *b, size_t tensors) {
+    int a_known = (int)tensors - a->unexpected - a->other_shape;
+    int b_known = (int)tensors - b->unexpected - b->other_shape;
+    if (a_known != b_known) return a_known > b_known;
+    return a->variables - a->found < b->variables - b->found;
+}
+
 /* The configuration beside the file, else the named model that most of the file fits; false if none
  * does. */
 static bool guess(kin_context *context, const char *path, const kin_checkpoint *file,
@@ -90,18 +101,19 @@ static bool guess(kin_context *context, const char *path, const kin_checkpoint *
     bool known = folder && kin_model_choose(context, folder, out) == KIN_OK;
     kin_free(context, folder);
     if (known) return true;
+    size_t tensors = kin_checkpoint_count(file);
     kin_model_choice candidate;
-    size_t most = 0;
+    match best = {.unexpected = (int)tensors};
     for (int i = 0; kin_model_named_at(context, i, &candidate); i++) {
         match m;
         kin_status status = compare(context, file, &candidate, &m, NULL);
-        if (status == KIN_OK && (size_t)m.found > most) {
-            most = (size_t)m.found;
+        if (status == KIN_OK && m.found > 0 && better(&m, &best, tensors)) {
+            best = m;
             *out = candidate;
         }
         free_match(context, &m);
     }
-    return most > kin_checkpoint_count(file) / 2;
+    return (size_t)best.found > tensors / 2;
 }
 
 static void print_totals(const kin_checkpoint *file, const char *path) {

@@ -1,46 +1,66 @@
 /* Models by name, by configuration file or by folder. */
 #include "tools/model_choice.h"
 
+#include "models/vae_temporal.h"
 #include "runtime/file.h"
 #include "runtime/json.h"
 
 #include <stdio.h>
 #include <string.h>
 
-static const char *const stdit_names[] = {"STDiT-XL/2", "STDiT-L/2", "STDiT-B/2", "STDiT-S/2"};
 static const char *const t5_names[] = {"t5-v1_1-xxl",  "t5-v1_1-xl",    "t5-v1_1-large",
                                        "t5-v1_1-base", "t5-v1_1-small", "mt5-xxl"};
 
+static const char *const plan_names[] = {"OpenSoraT2V-ROPE-L/122", "OpenSoraT2V-ROPE-L/122-480p"};
+static const char *const causal_names[] = {"causal-vae-1.2", "causal-vae-1.1"};
+
 enum {
-    STDIT_NAMES = sizeof stdit_names / sizeof *stdit_names,
-    T5_NAMES = sizeof t5_names / sizeof *t5_names
+    T5_NAMES = sizeof t5_names / sizeof *t5_names,
+    PLAN_NAMES = sizeof plan_names / sizeof *plan_names,
+    CAUSAL_NAMES = sizeof causal_names / sizeof *causal_names
 };
 
 bool kin_model_named_at(kin_context *context, int index, kin_model_choice *out) {
+    const char *name;
     memset(out, 0, sizeof *out);
-    if (index < STDIT_NAMES) {
-        out->kind = KIN_MODEL_STDIT;
-        snprintf(out->name, sizeof out->name, "%s", stdit_names[index]);
-        return kin_stdit_config_named(context, out->name, &out->stdit) == KIN_OK;
+    if (kin_denoiser_named_at(context, index, &name, &out->denoiser)) {
+        out->kind = KIN_MODEL_DENOISER;
+        snprintf(out->name, sizeof out->name, "%s", name);
+        return true;
     }
-    index -= STDIT_NAMES;
+    index -= kin_denoiser_named_count();
     if (index < T5_NAMES) {
         out->kind = KIN_MODEL_T5;
         snprintf(out->name, sizeof out->name, "%s", t5_names[index]);
         return kin_t5_config_named(context, out->name, &out->t5) == KIN_OK;
     }
-    out->kind = KIN_MODEL_SD_VAE;
-    snprintf(out->name, sizeof out->name, "sd-vae");
+    index -= T5_NAMES;
+    if (index < PLAN_NAMES) {
+        out->kind = KIN_MODEL_OPENSORA_PLAN;
+        snprintf(out->name, sizeof out->name, "%s", plan_names[index]);
+        return kin_opensora_plan_config_named(context, out->name, &out->opensora_plan) == KIN_OK;
+    }
+    index -= PLAN_NAMES;
+    if (index < CAUSAL_NAMES) {
+        out->kind = KIN_MODEL_CAUSAL_VAE;
+        snprintf(out->name, sizeof out->name, "%s", causal_names[index]);
+        return kin_causal_vae_config_named(context, out->name, &out->causal_vae) == KIN_OK;
+    }
+    index -= CAUSAL_NAMES;
+    out->kind = index ? KIN_MODEL_VAE_TEMPORAL : KIN_MODEL_SD_VAE;
+    snprintf(out->name, sizeof out->name, "%s", index ? "vae-temporal" : "sd-vae");
     out->vae = kin_sd_vae_config_default();
-    return index == T5_NAMES;
+    return index < 2;
 }
 
 /* What a configuration describes, by the keys that only one kind has. */
 static kin_status parse(kin_context *context, const json_t *json, const char *path,
                         kin_model_choice *out) {
     if (json_object_get(json, "block_out_channels")) {
-        out->kind = KIN_MODEL_SD_VAE;
-        snprintf(out->name, sizeof out->name, "AutoencoderKL");
+        const char *name = json_string_value(json_object_get(json, "_class_name"));
+        bool temporal = name && strcmp(name, "AutoencoderKLTemporalDecoder") == 0;
+        out->kind = temporal ? KIN_MODEL_VAE_TEMPORAL : KIN_MODEL_SD_VAE;
+        snprintf(out->name, sizeof out->name, "%s", temporal ? name : "AutoencoderKL");
         return kin_sd_vae_config_parse(context, json, path, KIN_UNKNOWN_KEYS_WARN, &out->vae);
     }
     if (json_object_get(json, "d_model")) {
@@ -48,16 +68,30 @@ static kin_status parse(kin_context *context, const json_t *json, const char *pa
         snprintf(out->name, sizeof out->name, "T5 encoder");
         return kin_t5_config_parse(context, json, path, KIN_UNKNOWN_KEYS_WARN, &out->t5);
     }
+    if (json_object_get(json, "hidden_size_mult")) {
+        out->kind = KIN_MODEL_CAUSAL_VAE;
+        snprintf(out->name, sizeof out->name, "CausalVAEModel");
+        return kin_causal_vae_config_parse(context, json, path, KIN_UNKNOWN_KEYS_WARN,
+                                           &out->causal_vae);
+    }
+    if (json_object_get(json, "interpolation_scale_t")) {
+        out->kind = KIN_MODEL_OPENSORA_PLAN;
+        snprintf(out->name, sizeof out->name, "OpenSoraT2V");
+        return kin_opensora_plan_config_parse(context, json, path, KIN_UNKNOWN_KEYS_WARN,
+                                              &out->opensora_plan);
+    }
     if (json_object_get(json, "caption_channels") || json_object_get(json, "patch_size") ||
-        json_object_get(json, "type")) {
-        out->kind = KIN_MODEL_STDIT;
-        snprintf(out->name, sizeof out->name, "STDiT");
-        return kin_stdit_config_parse(context, json, path, KIN_UNKNOWN_KEYS_WARN, &out->stdit);
+        json_object_get(json, "type") || json_object_get(json, "attention_head_dim")) {
+        out->kind = KIN_MODEL_DENOISER;
+        kin_status status =
+            kin_denoiser_config_parse(context, json, path, KIN_UNKNOWN_KEYS_WARN, &out->denoiser);
+        snprintf(out->name, sizeof out->name, "%s", kin_denoiser_kind_name(out->denoiser.kind));
+        return status;
     }
     return kin_fail(
         context, KIN_UNSUPPORTED,
-        "%s: neither a denoiser (caption_channels), a VAE (block_out_channels) nor a T5 "
-        "encoder (d_model)",
+        "%s: neither a denoiser (caption_channels), a VAE (block_out_channels, hidden_size_mult) "
+        "nor a T5 encoder (d_model)",
         path);
 }
 
@@ -70,15 +104,22 @@ static kin_status read_config(kin_context *context, const char *path, kin_model_
 }
 
 static kin_status unknown_model(kin_context *context, const char *text) {
-    const char *names[STDIT_NAMES + T5_NAMES + 1];
+    enum { MOST = 64 };
+    kin_model_choice choice;
+    char texts[MOST][sizeof choice.name];
+    const char *names[MOST];
     size_t count = 0;
-    for (int i = 0; i < STDIT_NAMES; i++) names[count++] = stdit_names[i];
-    for (int i = 0; i < T5_NAMES; i++) names[count++] = t5_names[i];
-    names[count++] = "sd-vae";
+    while (count < MOST && kin_model_named_at(context, (int)count, &choice)) {
+        memcpy(texts[count], choice.name, sizeof choice.name);
+        names[count] = texts[count];
+        count++;
+    }
     const char *near = kin_nearest_name(text, names, count);
     return kin_fail(context, KIN_NOT_FOUND,
                     "no model, configuration file or folder \"%s\"%s%s%s; models by name: "
-                    "STDiT-{XL,L,B,S}/2, sd-vae, t5-v1_1-{xxl,xl,large,base,small}, mt5-xxl",
+                    "STDiT-{XL,L,B,S}/2, STDiT2-{XL,B,S}/2, Latte-1, "
+                    "PixArt-XL-2-{256x256,512x512,1024-MS}, OpenSoraT2V-ROPE-L/122[-480p], sd-vae, "
+                    "vae-temporal, causal-vae-1.{2,1}, t5-v1_1-{xxl,xl,large,base,small}, mt5-xxl",
                     text, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
 }
 
@@ -102,21 +143,46 @@ kin_status kin_model_choose(kin_context *context, const char *text, kin_model_ch
     return status;
 }
 
-static void append_stdit(kin_graph *graph, const kin_stdit_config *c) {
+/* One patch of one frame. The null caption is a variable, too. */
+static void append_denoiser(kin_graph *graph, const kin_denoiser_config *c) {
     kin_precision precision = {0};
-    int64_t one = 1, x[5] = {1, c->in_channels, 1, c->patch_size[1], c->patch_size[2]};
-    int64_t y[3] = {1, 1, c->caption_channels};
-    kin_stdit_inputs inputs = {.x = kin_input(graph, "x", KIN_F32, 5, x),
-                               .timestep = kin_input(graph, "timestep", KIN_F32, 1, &one),
-                               .y = kin_input(graph, "y", KIN_F32, 3, y),
-                               .drop = kin_input(graph, "drop", KIN_F32, 1, &one)};
-    kin_stdit(graph, c, &precision, &inputs);
+    kin_denoiser_shape shape = kin_denoiser_shape_of(c);
+    int64_t one = 1, side = shape.patch, x[5] = {1, shape.in_channels, 1, side, side};
+    int64_t y[3] = {1, 1, shape.caption_channels};
+    kin_denoiser_inputs inputs = {.x = kin_input(graph, "x", KIN_F32, 5, x),
+                                  .timestep = kin_input(graph, "timestep", KIN_F32, 1, &one),
+                                  .y = kin_input(graph, "y", KIN_F32, 3, y)};
+    if (shape.own_null_caption) inputs.drop = kin_input(graph, "drop", KIN_F32, 1, &one);
+    kin_denoiser(graph, c, &precision, &inputs);
+}
+
+static void append_plan(kin_graph *graph, const kin_opensora_plan_config *c) {
+    kin_precision precision = {0};
+    int64_t one = 1, x[5] = {1, c->in_channels, c->patch_size_t, c->patch_size, c->patch_size};
+    int64_t text[4] = {1, 1, 1, c->caption_channels};
+    kin_opensora_plan_inputs inputs = {.x = kin_input(graph, "x", KIN_F32, 5, x),
+                                       .timestep = kin_input(graph, "timestep", KIN_F32, 1, &one),
+                                       .text = kin_input(graph, "y", KIN_F32, 4, text)};
+    kin_opensora_plan(graph, c, &precision, &inputs);
+}
+
+static void append_causal_vae(kin_graph *graph, const kin_causal_vae_config *c) {
+    kin_precision precision = {0};
+    int64_t space = kin_causal_vae_space_factor(c);
+    int64_t videos[5] = {1, 3, 1, space, space}, latents[5] = {1, c->embed_dim, 1, 1, 1};
+    kin_tensor x = kin_input(graph, "videos", KIN_F32, 5, videos);
+    kin_causal_vae_encode(graph, c, &precision, x);
+    kin_causal_vae_decode(graph, c, &precision, kin_input(graph, "latents", KIN_F32, 5, latents));
 }
 
 void kin_model_append_any(kin_graph *graph, const kin_model_choice *choice) {
     kin_precision precision = {0};
-    if (choice->kind == KIN_MODEL_STDIT) {
-        append_stdit(graph, &choice->stdit);
+    if (choice->kind == KIN_MODEL_DENOISER) {
+        append_denoiser(graph, &choice->denoiser);
+    } else if (choice->kind == KIN_MODEL_OPENSORA_PLAN) {
+        append_plan(graph, &choice->opensora_plan);
+    } else if (choice->kind == KIN_MODEL_CAUSAL_VAE) {
+        append_causal_vae(graph, &choice->causal_vae);
     } else if (choice->kind == KIN_MODEL_T5) {
         kin_tensor ids = kin_input(graph, "ids", KIN_I32, 2, (int64_t[]){1, 1});
         kin_t5_encode(graph, &choice->t5, &precision, ids, KIN_NONE, false);
@@ -128,19 +194,26 @@ void kin_model_append_any(kin_graph *graph, const kin_model_choice *choice) {
         kin_tensor latents =
             kin_input(graph, "latents", KIN_F32, 4, (int64_t[]){1, c->latent_channels, 1, 1});
         kin_sd_vae_encode(graph, c, &precision, images, false);
-        kin_sd_vae_decode(graph, c, &precision, latents, false);
+        if (choice->kind == KIN_MODEL_SD_VAE)
+            kin_sd_vae_decode(graph, c, &precision, latents, false);
+        else kin_vae_temporal_decode(graph, c, &precision, latents, 1, false);
     }
 }
 
 bool kin_model_rename(const kin_model_choice *choice, const char *file_name, char *out_name,
                       size_t size) {
     switch (choice->kind) {
-    case KIN_MODEL_STDIT:
-        return kin_stdit_rename(&choice->stdit, file_name, out_name, size);
+    case KIN_MODEL_DENOISER:
+        return kin_denoiser_rename(&choice->denoiser, file_name, out_name, size);
     case KIN_MODEL_SD_VAE:
+    case KIN_MODEL_VAE_TEMPORAL:
         return kin_sd_vae_rename(&choice->vae, file_name, out_name, size);
     case KIN_MODEL_T5:
         return kin_t5_rename(&choice->t5, file_name, out_name, size);
+    case KIN_MODEL_OPENSORA_PLAN:
+        return kin_opensora_plan_rename(NULL, file_name, out_name, size);
+    case KIN_MODEL_CAUSAL_VAE:
+        return kin_causal_vae_rename(NULL, file_name, out_name, size);
     }
     return false;
 }

@@ -33,10 +33,15 @@ void kin_suite_count(kin_suite_counts *counts, const kin_suite_result *result) {
     case KIN_SUITE_FAILED:
         counts->failed++;
         break;
+    case KIN_SUITE_MISSING:
+        counts->missing++;
+        break;
     case KIN_SUITE_SKIPPED:
         counts->skipped++;
         break;
     }
+    counts->left_out += result->left_out;
+    counts->controls += result->controls;
     if (result->verdict == KIN_SUITE_PASSED && result->lowered) counts->lowered++;
 }
 
@@ -88,10 +93,10 @@ static bool open_plan(suite_case *sc, const char *what, case_plan *out) {
     for (int j = 0; j < sc->out_count; j++) kin_output(graph, out_names[j], results[j]);
     kin_status status = kin_store_create(device, &out->store);
     if (status == KIN_OK) status = kin_store_add_graph(out->store, graph, 1);
-    if (status == KIN_OK) status = kin_plan_build(graph, device, NULL, &out->plan);
-    if (status == KIN_OK) status = kin_plan_prepare(out->plan, out->store, NULL);
+    bool planned = status == KIN_OK && suite_plan(sc, what, graph, &out->plan);
+    if (planned) status = kin_plan_prepare(out->plan, out->store, NULL);
     kin_graph_destroy(graph);
-    if (suite_ok(sc, what, status)) return true;
+    if (suite_ok(sc, what, status) && planned) return true;
     close_plan(out);
     return false;
 }
@@ -120,16 +125,17 @@ static bool run_plan(suite_case *sc, const char *what, case_plan *made, bool fir
  * holds what the lowering means, without any rounding, against the reference. */
 static bool rounding_noise(suite_case *sc, const char *what, kin_plan *plan, double *out_extra) {
     kin_evaluate_value given[KIN_MAX_CASE_INPUTS], exact[KIN_MAX_OUTPUTS] = {{0}};
-    kin_evaluate_value rounded[KIN_MAX_OUTPUTS] = {{0}};
+    kin_evaluate_value rounded[KIN_MAX_OUTPUTS] = {{0}}, products[KIN_MAX_OUTPUTS] = {{0}};
     int given_count = suite_given(sc, given), results = sc->out_count;
     double reduction = 1;
     kin_status status = KIN_OK;
     for (int j = 0; status == KIN_OK && j < results; j++) {
         size_t count = (size_t)kin_desc_count(&sc->out_desc[j]);
-        exact[j].name = rounded[j].name = out_names[j];
+        exact[j].name = rounded[j].name = products[j].name = out_names[j];
         exact[j].data = kin_alloc(sc->context, count * sizeof(double));
         rounded[j].data = kin_alloc(sc->context, count * sizeof(double));
-        if (!exact[j].data || !rounded[j].data) status = KIN_OUT_OF_MEMORY;
+        products[j].data = kin_alloc(sc->context, count * sizeof(double));
+        if (!exact[j].data || !rounded[j].data || !products[j].data) status = KIN_OUT_OF_MEMORY;
     }
     if (status == KIN_OK)
         status = kin_plan_evaluate(plan, given, given_count, exact, results, suite_exact(sc),
@@ -137,16 +143,22 @@ static bool rounding_noise(suite_case *sc, const char *what, kin_plan *plan, dou
     if (status == KIN_OK)
         status = kin_plan_evaluate(plan, given, given_count, rounded, results, KIN_ROUND_ALL,
                                    &reduction);
+    if (status == KIN_OK)
+        status = kin_plan_evaluate(plan, given, given_count, products, results,
+                                   suite_exact(sc) | KIN_ROUND_PRODUCTS, &reduction);
     bool good = suite_ok(sc, what, status);
     for (int j = 0; good && j < results; j++) {
         out_extra[j] = suite_units(sc, reduction) *
-                       suite_largest_change(&sc->out_desc[j], exact[j].data, rounded[j].data);
+                           suite_largest_change(&sc->out_desc[j], exact[j].data, rounded[j].data) +
+                       suite_product_units(sc, reduction) *
+                           suite_largest_change(&sc->out_desc[j], exact[j].data, products[j].data);
         good = sc->dtype != KIN_F32 ||
                suite_same_in_double(sc, &sc->out_desc[j], exact[j].data, sc->want[j]);
     }
     for (int j = 0; j < results; j++) {
         kin_free(sc->context, exact[j].data);
         kin_free(sc->context, rounded[j].data);
+        kin_free(sc->context, products[j].data);
     }
     return good;
 }
@@ -174,6 +186,7 @@ static bool check_plan(suite_case *sc, const char *what, raw_results *first, raw
     double extra[KIN_MAX_OUTPUTS] = {0};
     if (!open_plan(sc, what, &made)) return false;
     *out_lowered = kin_plan_summarize(made.plan)->kernels_missing > 0;
+    sc->nodes = kin_plan_node_count(made.plan);
     bool good = run_plan(sc, what, &made, true, first) &&
                 (!*out_lowered || rounding_noise(sc, what, made.plan, extra)) &&
                 compare_results(sc, what, first, extra) &&
@@ -199,6 +212,34 @@ static bool check_step_mode(suite_case *sc, const raw_results *first, raw_result
     return suite_ok(sc, "step mode", status) && same_bits(sc, "step mode", first, scratch);
 }
 
+/* Results only: two runs, with the same bits. */
+static void run_plan_only(suite_case *sc) {
+    raw_results first = {{0}}, scratch = {{0}};
+    bool lowered = false;
+    if (new_results(sc, &first) && new_results(sc, &scratch))
+        check_plan(sc, "views", &first, &scratch, &lowered);
+    sc->result->lowered = lowered;
+    free_results(sc, &first);
+    free_results(sc, &scratch);
+}
+
+static void run_spoiled(suite_case *sc) {
+    kin_suite_result *result = sc->result;
+    kin_guard_spoil(sc->suite->guard, true);
+    run_plan_only(sc);
+    kin_guard_spoil(sc->suite->guard, false);
+    result->worst = 0;
+    if (result->verdict == KIN_SUITE_FAILED && strstr(result->message, "allowed is")) {
+        result->verdict = KIN_SUITE_PASSED;
+        result->message[0] = 0;
+        result->controls++;
+    } else if (result->verdict == KIN_SUITE_PASSED && sc->nodes == 0) {
+        result->verdict = KIN_SUITE_SKIPPED; /* the result is an input, seen otherwise */
+    } else if (result->verdict == KIN_SUITE_PASSED) {
+        suite_fail(sc, "a device that returns a wrong result was not refused");
+    }
+}
+
 static void run_results(suite_case *sc) {
     raw_results first = {{0}}, scratch = {{0}};
     bool lowered = false, hidden_lowered = false;
@@ -211,6 +252,11 @@ static void run_results(suite_case *sc) {
         good = check_plan(sc, "lowered", &first, &scratch, &hidden_lowered);
         kin_guard_hide(sc->suite->guard, NULL);
         if (good && !hidden_lowered) suite_fail(sc, "lowered: the plan lowered nothing");
+        /* a device with a kernel for the op may lack what the op would be lowered to */
+        if (sc->result->verdict == KIN_SUITE_MISSING) {
+            sc->result->verdict = KIN_SUITE_PASSED;
+            sc->result->message[0] = sc->result->missing[0] = 0;
+        }
     }
     free_results(sc, &first);
     free_results(sc, &scratch);
@@ -224,5 +270,39 @@ void kin_suite_run_results(kin_suite *suite, const kin_op *op, const kin_case *t
             suite_fail(&sc, "a composite op has no lowering");
         else run_results(&sc);
     }
+    suite_case_close(&sc);
+}
+
+/* Lays every dense input out as a view; false if there is nothing to change. */
+static bool change_layouts(const kin_op *op, const kin_case *test, kin_case *out) {
+    bool changed = false;
+    *out = *test;
+    for (int i = 0; i < test->input_count && !(op->flags & KIN_OP_VIEW); i++) {
+        kin_case_input *input = &out->inputs[i];
+        bool free = input->rank > 0 && input->layout == KIN_LAYOUT_DENSE &&
+                    input->dtype != KIN_Q8_0 && !suite_is_alias(op, i);
+        if (!free) continue;
+        input->layout = input->rank > 1 && i % 2 == 0 ? KIN_LAYOUT_TRANSPOSED : KIN_LAYOUT_PADDED;
+        changed = true;
+    }
+    return changed;
+}
+
+void kin_suite_run_views(kin_suite *suite, const kin_op *op, const kin_case *test, kin_dtype dtype,
+                         kin_suite_result *out_result) {
+    kin_case views;
+    suite_case sc;
+    if (!change_layouts(op, test, &views)) {
+        *out_result = (kin_suite_result){.verdict = KIN_SUITE_SKIPPED};
+        return;
+    }
+    if (suite_case_open(&sc, suite, op, &views, dtype, out_result)) run_plan_only(&sc);
+    suite_case_close(&sc);
+}
+
+void kin_suite_run_spoiled(kin_suite *suite, const kin_op *op, const kin_case *test,
+                           kin_dtype dtype, kin_suite_result *out_result) {
+    suite_case sc;
+    if (suite_case_open(&sc, suite, op, test, dtype, out_result)) run_spoiled(&sc);
     suite_case_close(&sc);
 }

@@ -24,6 +24,7 @@ bool suite_fail(suite_case *sc, const char *format, ...) {
 
 bool suite_ok(suite_case *sc, const char *what, kin_status status) {
     if (status == KIN_OK) return true;
+    if (sc->result->verdict == KIN_SUITE_MISSING) return false;
     return suite_fail(sc, "%s: %s: %s", what, kin_status_text(status),
                       kin_context_error(sc->context));
 }
@@ -31,6 +32,31 @@ bool suite_ok(suite_case *sc, const char *what, kin_status status) {
 static bool skip(suite_case *sc, const char *why) {
     sc->result->verdict = KIN_SUITE_SKIPPED;
     snprintf(sc->result->message, sizeof sc->result->message, "%s", why);
+    return false;
+}
+
+/* Names the ops that a plan leaves to the host. */
+static void name_missing(suite_case *sc, const kin_plan *plan) {
+    char *text = sc->result->missing;
+    size_t size = sizeof sc->result->missing;
+    for (int i = 0; i < kin_plan_node_count(plan); i++) {
+        kin_plan_node node = kin_plan_node_at(plan, i);
+        size_t used = strlen(text);
+        if (strcmp(node.kernel, "reference") == 0 && !strstr(text, node.op))
+            snprintf(text + used, size - used, "%s%s", used ? ", " : "", node.op);
+    }
+}
+
+bool suite_plan(suite_case *sc, const char *what, kin_graph *graph, kin_plan **out_plan) {
+    kin_device *device = kin_guard_device(sc->suite->guard);
+    kin_plan_options with_host = {.struct_size = sizeof with_host, .allow_reference = true};
+    kin_status status = kin_plan_build(graph, device, NULL, out_plan);
+    if (status != KIN_UNSUPPORTED) return suite_ok(sc, what, status);
+    snprintf(sc->result->message, sizeof sc->result->message, "%s", kin_context_error(sc->context));
+    sc->result->verdict = KIN_SUITE_MISSING;
+    kin_plan *plan = NULL;
+    if (kin_plan_build(graph, device, &with_host, &plan) == KIN_OK) name_missing(sc, plan);
+    kin_plan_free(plan);
     return false;
 }
 
@@ -66,7 +92,7 @@ static double fill_value(const kin_case_input *input, uint64_t seed, uint32_t st
     return 0;
 }
 
-static bool is_alias(const kin_op *op, int input) {
+bool suite_is_alias(const kin_op *op, int input) {
     for (int j = 0; (op->flags & KIN_OP_UPDATE) && j < op->outputs; j++)
         if (op->aliases[j] == input + 1) return true;
     return false;
@@ -127,6 +153,16 @@ static bool has_open_dtype(const kin_case *test) {
     return false;
 }
 
+/* Skips the case unless the device stores the dtype. */
+static bool is_stored(suite_case *sc, kin_dtype dtype) {
+    if (sc->suite->device->info.dtypes >> dtype & 1) return true;
+    sc->result->left_out = true;
+    sc->result->verdict = KIN_SUITE_SKIPPED;
+    snprintf(sc->result->message, sizeof sc->result->message, "the device does not store %s",
+             kin_dtype_name(dtype));
+    return false;
+}
+
 static bool make_inputs(suite_case *sc) {
     for (int i = 0; i < sc->input_count; i++) {
         const kin_case_input *spec = &sc->test->inputs[i];
@@ -135,9 +171,8 @@ static bool make_inputs(suite_case *sc) {
         input->absent = spec->rank < 0;
         if (input->absent) continue;
         kin_dtype dtype = spec->dtype == KIN_F32 && !spec->fixed ? sc->dtype : spec->dtype;
-        if (!(sc->suite->device->info.dtypes >> dtype & 1))
-            return skip(sc, "the device does not store a dtype of it");
-        input->variable = is_alias(sc->op, i);
+        if (!is_stored(sc, dtype)) return false;
+        input->variable = suite_is_alias(sc->op, i);
         lay_out(input, spec, dtype);
         input->wants_gradient =
             kin_dtype_is_float(dtype) && dtype != KIN_Q8_0 && !spec->constant && !input->variable;
@@ -199,6 +234,7 @@ static bool infer_results(suite_case *sc) {
     for (int j = 0; good && j < KIN_MAX_OUTPUTS && out[j].id; j++) {
         const kin_desc *desc = kin_tensor_desc(graph, out[j]);
         sc->out_desc[sc->out_count++] = kin_desc_dense(desc->dtype, desc->rank, desc->dims);
+        good = is_stored(sc, desc->dtype);
     }
     kin_graph_destroy(graph);
     return good;
@@ -316,7 +352,9 @@ bool suite_compare(suite_case *sc, const char *what, const kin_desc *desc, const
                    const double *want, double reduction, double extra) {
     int64_t count = kin_desc_count(desc);
     difference d = find_difference(desc->dtype, got, want, count);
-    double allowed = kin_tolerance(desc->dtype, reduction) * d.largest + extra;
+    const kin_device_info *info = &sc->suite->device->info;
+    double tolerance = kin_device_tolerance(info, sc->op, desc->dtype, reduction);
+    double allowed = tolerance * d.largest + extra;
     double fraction = d.error == 0 ? 0 : allowed > 0 ? d.error / allowed : INFINITY;
     if (fraction > sc->result->worst) sc->result->worst = fraction;
     if (d.error > allowed) {
@@ -330,6 +368,7 @@ bool suite_compare(suite_case *sc, const char *what, const kin_desc *desc, const
     bool caught = control(desc->dtype, got, want, count, allowed, scratch);
     kin_free(sc->context, scratch);
     if (!caught) return suite_fail(sc, "%s: a wrong element would not be seen", what);
+    sc->result->controls++;
     return true;
 }
 
@@ -337,11 +376,20 @@ kin_evaluate_rounding suite_exact(const suite_case *sc) {
     return sc->dtype == KIN_F32 ? KIN_ROUND_NARROWING : KIN_ROUND_NOTHING;
 }
 
+static double units_of(kin_dtype dtype, double reduction) {
+    double unit = dtype == KIN_BF16  ? ldexp(1, -8)
+                  : dtype == KIN_F16 ? ldexp(1, -11)
+                                     : ldexp(1, -24);
+    return kin_tolerance(dtype, reduction) / unit;
+}
+
 double suite_units(const suite_case *sc, double reduction) {
-    double unit = sc->dtype == KIN_BF16  ? ldexp(1, -8)
-                  : sc->dtype == KIN_F16 ? ldexp(1, -11)
-                                         : ldexp(1, -24);
-    return kin_tolerance(sc->dtype, reduction) / unit;
+    return units_of(sc->dtype, reduction);
+}
+
+double suite_product_units(const suite_case *sc, double reduction) {
+    kin_dtype dtype = sc->suite->device->info.product_dtype;
+    return dtype == KIN_F32 ? 0 : units_of(dtype, reduction);
 }
 
 double suite_largest_change(const kin_desc *desc, const double *a, const double *b) {

@@ -40,12 +40,19 @@ typedef struct suite_case {
     double *want[KIN_MAX_OUTPUTS];      /* by the reference */
     double *cotangent[KIN_MAX_OUTPUTS]; /* of float results; 0 where the result is not finite */
     double reduction, flops;
+    int nodes; /* of the last plan of results */
 } suite_case;
 
 /* Sets a failure, unless there is one; returns false. */
 bool suite_fail(suite_case *sc, const char *format, ...) KIN_PRINTF(2, 3);
 /* False, and a failure with the context's message, unless status is KIN_OK. */
 bool suite_ok(suite_case *sc, const char *what, kin_status status);
+
+/* Plans on the guard's device. False, with a verdict of missing if the device and the lowerings
+ * lack an op, else with a failure. */
+bool suite_plan(suite_case *sc, const char *what, kin_graph *graph, kin_plan **out_plan);
+/* True if the op writes input i. */
+bool suite_is_alias(const kin_op *op, int input);
 
 /* Makes inputs and wanted results. False: failed or skipped, as *result says. */
 bool suite_case_open(suite_case *sc, kin_suite *suite, const kin_op *op, const kin_case *test,
@@ -62,7 +69,7 @@ int suite_given(const suite_case *sc, kin_evaluate_value *given);
 void suite_reference(const suite_case *sc, const double *const *in, double *const *out);
 
 /* Compares; false, and a failure, if an element is off by more than
- *     kin_tolerance(dtype, reduction) * largest |wanted| + extra
+ *     kin_device_tolerance(device, op, dtype, reduction) * largest |wanted| + extra
  * and notes the worst error. Also checks that a deviation would be caught. */
 bool suite_compare(suite_case *sc, const char *what, const kin_desc *desc, const double *got,
                    const double *want, double reduction, double extra);
@@ -77,5 +84,7 @@ double suite_largest_change(const kin_desc *desc, const double *a, const double 
 kin_evaluate_rounding suite_exact(const suite_case *sc);
 /* The units of rounding that the tolerance of the dtype under test stands for. */
 double suite_units(const suite_case *sc, double reduction);
+/* The units of the dtype that the device rounds operands of products to; 0 if it does not. */
+double suite_product_units(const suite_case *sc, double reduction);
 
 #endif

@@ -22,9 +22,10 @@ typedef struct gradients {
     kin_plan *plan;
     char names[KIN_MAX_CASE_INPUTS][16]; /* "" where there is none */
     bool flows[KIN_MAX_CASE_INPUTS];
-    double *exact[KIN_MAX_CASE_INPUTS];   /* of the graph as it was made */
-    double *planned[KIN_MAX_CASE_INPUTS]; /* of the plan's program; the same up to its constants */
-    double *rounded[KIN_MAX_CASE_INPUTS]; /* of that, each node's results rounded */
+    double *exact[KIN_MAX_CASE_INPUTS];    /* of the graph as it was made */
+    double *planned[KIN_MAX_CASE_INPUTS];  /* of the plan's program; the same up to its constants */
+    double *rounded[KIN_MAX_CASE_INPUTS];  /* of that, each node's results rounded */
+    double *products[KIN_MAX_CASE_INPUTS]; /* of that, operands of products rounded */
 } gradients;
 
 static const char *const cotangent_names[KIN_MAX_OUTPUTS] = {"cot0", "cot1", "cot2", "cot3"};
@@ -141,6 +142,7 @@ static bool compare_derivative(suite_case *sc, int index, const char *where, int
     if (error <= allowed) {
         double wrong = gradient + (allowed > 0 ? 10 * allowed : 1);
         bool seen = !(fabs(difference - wrong) <= allowed);
+        sc->result->controls += seen;
         return seen || suite_fail(sc, "a wrong derivative would not be seen");
     }
     return suite_fail(sc,
@@ -234,14 +236,16 @@ static bool compare_gradient(suite_case *sc, gradients *made, int index, double 
     const suite_input *input = &sc->inputs[index];
     int64_t count = kin_desc_count(&input->storage);
     double noise =
-        suite_largest_change(&input->storage, made->planned[index], made->rounded[index]);
+        suite_units(sc, reduction) *
+            suite_largest_change(&input->storage, made->planned[index], made->rounded[index]) +
+        suite_product_units(sc, reduction) *
+            suite_largest_change(&input->storage, made->planned[index], made->products[index]);
     double *got = kin_alloc(sc->context, (size_t)count * sizeof(double));
     if (!got) return suite_ok(sc, "gradient", KIN_OUT_OF_MEMORY);
     char text[64];
     snprintf(text, sizeof text, "gradient of input %d", index);
     bool good = suite_ok(sc, text, kin_plan_read(made->plan, made->names[index], KIN_F64, got)) &&
-                suite_compare(sc, text, &input->storage, got, made->exact[index], reduction,
-                              noise * suite_units(sc, reduction));
+                suite_compare(sc, text, &input->storage, got, made->exact[index], reduction, noise);
     kin_free(sc->context, got);
     return good;
 }
@@ -251,10 +255,11 @@ static bool check_device(suite_case *sc, gradients *made) {
     bool any = false;
     for (int i = 0; i < sc->input_count; i++) any = any || made->flows[i];
     if (!any) return true;
-    kin_device *device = kin_guard_device(sc->suite->guard);
-    if (!suite_ok(sc, "gradient", kin_plan_build(made->graph, device, NULL, &made->plan)) ||
+    if (!suite_plan(sc, "gradient", made->graph, &made->plan) ||
         !evaluate(sc, made, made->plan, suite_exact(sc), made->planned, &reduction) ||
         !evaluate(sc, made, made->plan, KIN_ROUND_ALL, made->rounded, &reduction) ||
+        !evaluate(sc, made, made->plan, suite_exact(sc) | KIN_ROUND_PRODUCTS, made->products,
+                  &reduction) ||
         !suite_ok(sc, "gradient", run_on_device(sc, made)))
         return false;
     sc->result->lowered = kin_plan_summarize(made->plan)->kernels_missing > 0;
@@ -275,6 +280,7 @@ static void run_gradient(suite_case *sc) {
         kin_free(sc->context, made.exact[i]);
         kin_free(sc->context, made.planned[i]);
         kin_free(sc->context, made.rounded[i]);
+        kin_free(sc->context, made.products[i]);
     }
 }
 

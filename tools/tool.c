@@ -46,8 +46,7 @@ static int unknown_flag(const char *verb, const kin_flag *flags, size_t count, c
     for (char *c = plain; *c; c++)
         if (*c == '_') *c = '-';
     const char *near = kin_nearest_name(plain, names, known);
-    if (near)
-        return kin_usage_error(verb, "unknown flag --%s; did you mean --%s?", plain, near);
+    if (near) return kin_usage_error(verb, "unknown flag --%s; did you mean --%s?", plain, near);
     return kin_usage_error(verb, "unknown flag --%s; see kinora %s --help", plain, verb);
 }
 
@@ -148,14 +147,37 @@ static void write_log(void *user, kin_log_level level, const char *text) {
     fprintf(stderr, "%s%s\n", level == KIN_LOG_WARN ? "warning: " : "", text);
 }
 
+/* Settings for backends: those of KINORA_SETTINGS ("name=value", separated by commas), then the
+ * folder for compiled programs: KINORA_CACHE, or a folder "kinora" where caches belong. Returns
+ * text, which is empty if there is nothing to say. */
+static const char *settings_text(char *text, size_t size) {
+    const char *own = getenv("KINORA_SETTINGS"), *folder = getenv("KINORA_CACHE");
+    const char *caches = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int used = snprintf(text, size, "%s\n", own ? own : "");
+    if (used < 0 || (size_t)used >= size) return "";
+    for (char *c = text; *c; c++)
+        if (*c == ',') *c = '\n';
+    char *rest = text + used;
+    size_t room = size - (size_t)used;
+    int wanted = 0;
+    if (folder) wanted = snprintf(rest, room, "cache=%s", folder);
+    else if (caches && caches[0] == '/') wanted = snprintf(rest, room, "cache=%s/kinora", caches);
+    else if (home && home[0] == '/') wanted = snprintf(rest, room, "cache=%s/.cache/kinora", home);
+    if (wanted < 0 || (size_t)wanted >= room) *rest = '\0';
+    return text;
+}
+
 int kin_common_open(kin_common *common, bool open_device) {
     common->level = common->quiet ? KIN_LOG_ERROR : common->verbose ? KIN_LOG_DEBUG : KIN_LOG_INFO;
     if (common->threads < 0 || common->threads > 4096)
         return kin_usage_error("flags", "--threads must lie within 0 and 4096");
+    char settings[8192];
     kin_context_options options = {.struct_size = sizeof options,
+                                   .allocator = common->allocator,
                                    .log = write_log,
                                    .log_user = common,
-                                   .threads = (int)common->threads};
+                                   .threads = (int)common->threads,
+                                   .settings = settings_text(settings, sizeof settings)};
     kin_status status = kin_context_create(&options, &common->context);
     if (status != KIN_OK) {
         fprintf(stderr, "kinora: %s\n", kin_status_text(status));

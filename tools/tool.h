@@ -43,6 +43,7 @@ typedef struct kin_common {
     const char *device;
     int64_t threads;
     bool quiet, verbose;
+    kin_allocator allocator; /* of the context; all zero: the C library's */
     /* made by kin_common_open */
     kin_context *context;
     kin_backends *backends;

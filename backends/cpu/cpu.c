@@ -214,6 +214,11 @@ static kin_status cpu_fill(kin_device *device, kin_buffer *buffer, size_t offset
     return status;
 }
 
+static void *cpu_address(kin_device *device, kin_buffer *buffer) {
+    (void)device;
+    return buffer->data;
+}
+
 /* ---- work ---- */
 
 static kin_status cpu_begin(kin_device *device, kin_commands **out_commands) {
@@ -306,4 +311,5 @@ const kin_backend kin_backend_cpu = {
     .wait = cpu_wait,
     .discard = cpu_discard,
     .timestamps = cpu_timestamps,
+    .address = cpu_address,
 };

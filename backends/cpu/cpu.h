@@ -5,6 +5,9 @@
  * and is named in the list of cpu.c. `launch` computes at once. Rows need only serve f32 (can =
  * NULL): for f16, bf16 and Q8_0 operands the backend puts an adapter around them (adapter.c) that
  * converts through scratch memory.
+ *
+ * `can`, `scratch` and `launch` look at the device's info and context alone: a backend that hands
+ * calls on to this one (onednn) passes its own device.
  */
 #ifndef KIN_BACKENDS_CPU_CPU_H
 #define KIN_BACKENDS_CPU_CPU_H
