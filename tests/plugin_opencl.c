@@ -20,26 +20,9 @@
 #include "runtime/device.h"
 #include "runtime/file.h"
 #include "runtime/plan.h"
+#include "tests/counted_memory.h"
 
 enum { ROWS = 5, WIDTH = 300, SKIP = 77 };
-
-/* Counts what the context's allocator is asked for. */
-typedef struct counter {
-    long calls, blocks;
-} counter;
-
-static void *resize(void *user, void *ptr, size_t size) {
-    counter *c = user;
-    c->calls++;
-    if (size == 0) {
-        c->blocks -= ptr != NULL;
-        free(ptr);
-        return NULL;
-    }
-    void *made = realloc(ptr, size);
-    if (made && !ptr) c->blocks++;
-    return made;
-}
 
 typedef struct bench {
     counter memory;
@@ -50,8 +33,9 @@ typedef struct bench {
 
 static kin_status open_bench(bench *b, const char *settings) {
     *b = (bench){.context = NULL};
-    kin_context_options options = {
-        .struct_size = sizeof options, .allocator = {resize, &b->memory}, .settings = settings};
+    kin_context_options options = {.struct_size = sizeof options,
+                                   .allocator = {counted_resize, &b->memory},
+                                   .settings = settings};
     kin_status status = kin_context_create(&options, &b->context);
     if (status == KIN_OK)
         status = kin_backends_load(b->context, getenv("KINORA_BACKEND_PATH"), &b->backends);

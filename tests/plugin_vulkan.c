@@ -18,28 +18,11 @@
 #include "ops/softmax.h"
 #include "runtime/device.h"
 #include "runtime/plan.h"
+#include "tests/counted_memory.h"
 
 enum { SKIP = 77, LENGTH = 4096 };
 
 static const char *const checked = "vulkan.validation=on";
-
-/* Counts what the context's allocator is asked for. */
-typedef struct counter {
-    long calls, blocks;
-} counter;
-
-static void *resize(void *user, void *ptr, size_t size) {
-    counter *c = user;
-    c->calls++;
-    if (size == 0) {
-        c->blocks -= ptr != NULL;
-        free(ptr);
-        return NULL;
-    }
-    void *made = realloc(ptr, size);
-    if (made && !ptr) c->blocks++;
-    return made;
-}
 
 typedef struct bench {
     counter memory;
@@ -60,7 +43,7 @@ static void count_messages(void *user, kin_log_level level, const char *text) {
 static kin_status open_bench(bench *b, const char *settings) {
     *b = (bench){.context = NULL};
     kin_context_options options = {.struct_size = sizeof options,
-                                   .allocator = {resize, &b->memory},
+                                   .allocator = {counted_resize, &b->memory},
                                    .log = count_messages,
                                    .log_user = b,
                                    .settings = settings};

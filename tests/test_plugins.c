@@ -14,24 +14,9 @@
 #include "ops/views.h"
 #include "runtime/device.h"
 #include "runtime/plan.h"
+#include "tests/counted_memory.h"
 
 /* Memory of the context is counted, so that nothing is left behind after a failure. */
-typedef struct counter {
-    long blocks;
-} counter;
-
-static void *resize(void *user, void *ptr, size_t size) {
-    counter *c = user;
-    if (size == 0) {
-        c->blocks -= ptr != NULL;
-        free(ptr);
-        return NULL;
-    }
-    void *made = realloc(ptr, size);
-    if (made && !ptr) c->blocks++;
-    return made;
-}
-
 typedef struct bench {
     counter memory;
     kin_context *context;
@@ -42,7 +27,7 @@ static void open_bench(bench *b, const char *fault) {
     char folder[512];
     *b = (bench){.context = NULL};
     kin_context_options options = {.struct_size = sizeof options,
-                                   .allocator = {resize, &b->memory}};
+                                   .allocator = {counted_resize, &b->memory}};
     assert_int_equal(kin_context_create(&options, &b->context), KIN_OK);
     snprintf(folder, sizeof folder, "%s/%s", KINORA_FAULTY, fault);
     assert_int_equal(kin_backends_load(b->context, folder, &b->backends), KIN_OK);

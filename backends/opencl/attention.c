@@ -14,7 +14,7 @@ enum { LANES_MOST = 1024, TILES_MOST = 512 }; /* sizes of a head */
 enum { Q, K, V, LENGTHS, BIAS };
 enum { O = 3, LSE, D_O, D_LSE, GRAD_LENGTHS, GRAD_BIAS };
 
-/* As in attention_lanes.cl and attention_tiles.cl. */
+/* As in attention_shape.cl. */
 typedef struct attention_shape {
     cl_int b1, heads, queries, keys;
     cl_int q[4], k[4], v[4], o[4], d_o[4], bias[5];
@@ -180,8 +180,9 @@ static kin_opencl_launch start(kin_device *device, kin_commands *commands, const
              c->tiles ? "SIDE" : "LANES", c->tiles ? side_of(device) : lanes_of(device, rows),
              kin_dtype_name(dtype), c->bias != NULL ? kin_opencl_type(c->bias) : "f32");
     return kin_opencl_start(device, commands,
-                            c->tiles ? "attention_tiles" : "transpose attention_lanes", defines,
-                            kernel);
+                            c->tiles ? "attention_shape attention_tiles"
+                                     : "attention_shape transpose attention_lanes",
+                            defines, kernel);
 }
 
 static void set_optional(kin_opencl_launch *launch, const kin_operand *operand) {

@@ -12,32 +12,6 @@
 #define BLOCK 64
 #define LOG2_E 1.44269504088896341f
 
-typedef struct {
-    int b1, heads, queries, keys;
-    /* of batch, batch, token, head; of the bias: batch, batch, head, query, key */
-    int q[4], k[4], v[4], o[4], d_o[4], bias[5];
-    float scale;
-    int has_lengths, has_bias;
-} attention_shape;
-
-typedef struct {
-    int i0, i1, h;
-} attention_place;
-
-attention_place place_of(int index, const attention_shape *s) {
-    const attention_place at = {index / s->heads / s->b1, index / s->heads % s->b1,
-                                index % s->heads};
-    return at;
-}
-
-int start_of(const int *steps, attention_place at) {
-    return at.i0 * steps[0] + at.i1 * steps[1] + at.h * steps[3];
-}
-
-size_t bias_start(const attention_shape *s, attention_place at, ulong bias_at) {
-    return bias_at + at.i0 * s->bias[0] + at.i1 * s->bias[1] + at.h * s->bias[2];
-}
-
 /* 2^x, 0 below 2^-126; NaN stays NaN. */
 FV power_of_2(FV x) {
     const FV magic = (FV)(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
