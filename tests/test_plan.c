@@ -1,16 +1,13 @@
-/* Plans: places in the arena, in-place reuse, budgets and checkpointing, shared workspaces, inputs
- * and outputs, memory that runs out, the process's memory against the plan's, and checks node by
- * node.
+/* Plans: places in the arena, in-place reuse, shared workspaces, inputs and outputs, memory that
+ * runs out, and checks node by node. test_plan_memory.c has what they need of it.
  *
  * Tolerances: random programs of 40 ops in f32 against double, 1e-5 (their values are of order
- * one); recomputation and runs in a shared workspace: the same bits; the process's resident memory:
- * 5 % of the plan's peak plus RESIDENT_EXTRA.
+ * one); runs in a shared workspace: the same bits.
  */
 #define _POSIX_C_SOURCE 200809L
-#include "tests/runtime_support.h"
+#include "tests/plan_helper.h"
 
 #include <math.h>
-#include <sys/wait.h>
 
 #include "backends/cpu/cpu.h"
 #include "models/training.h"
@@ -23,69 +20,6 @@
 #include "ops/views.h"
 #include "runtime/evaluate.h"
 #include "runtime/philox.h"
-#include "runtime/plan_internal.h"
-#include "tools/tool.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define HAS_ADDRESS_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define HAS_ADDRESS_SANITIZER 1
-#endif
-#endif
-
-#define DIMS(...) ((const int64_t[]){__VA_ARGS__})
-#define MIB (1024 * 1024)
-
-/* Code, the libraries' own memory, threads' stacks and OpenBLAS's buffers. */
-enum { RESIDENT_EXTRA = 16 * MIB };
-
-typedef struct fixture {
-    kin_context *context;
-    kin_backends *backends;
-    kin_device *null_device, *cpu;
-    kin_graph *graph;
-    kin_plan *plan;
-    kin_store *store;
-} fixture;
-
-static int setup(void **state) {
-    static fixture f;
-    kin_context_options options = {.struct_size = sizeof options, .threads = 2};
-    f = (fixture){.context = NULL};
-    if (kin_context_create(&options, &f.context) != KIN_OK ||
-        kin_backends_load(f.context, NULL, &f.backends) != KIN_OK ||
-        kin_device_open(f.backends, "null", &f.null_device) != KIN_OK ||
-        kin_device_open(f.backends, "cpu", &f.cpu) != KIN_OK ||
-        kin_graph_create(f.context, &f.graph) != KIN_OK)
-        return -1;
-    *state = &f;
-    return 0;
-}
-
-static int teardown(void **state) {
-    fixture *f = *state;
-    kin_plan_free(f->plan);
-    kin_store_free(f->store);
-    kin_graph_destroy(f->graph);
-    kin_device_close(f->cpu);
-    kin_device_close(f->null_device);
-    kin_backends_free(f->backends);
-    kin_context_destroy(f->context);
-    return 0;
-}
-
-static void must(const fixture *f, kin_status status) {
-    if (status != KIN_OK) fail_msg("%s", kin_context_error(f->context));
-}
-
-static void fresh_graph(fixture *f) {
-    kin_plan_free(f->plan);
-    f->plan = NULL;
-    kin_graph_destroy(f->graph);
-    f->graph = NULL;
-    must(f, kin_graph_create(f->context, &f->graph));
-}
 
 static uint32_t draw(uint64_t seed, uint64_t index, uint32_t below) {
     return kin_philox_element(seed, 0, 0, index) % below;
@@ -286,171 +220,6 @@ static void test_in_place_reuse(void **state) {
     assert_int_equal(kin_plan_summarize(f->plan)->arena, 4096);
 }
 
-/* ---- the size of a real model ---- */
-
-static void append_training(fixture *f, const kin_stdit_config *config, int64_t batch,
-                            int64_t frames, int64_t latent, double ema) {
-    kin_schedule *schedule = NULL;
-    must(f, kin_schedule_create(f->context, 1000, NULL, &schedule));
-    kin_video_training training = {.denoiser = config,
-                                   .schedule = schedule,
-                                   .scaling_factor = 0.18215,
-                                   .caption_dropout = 0.1,
-                                   .batch = batch,
-                                   .frames = frames,
-                                   .latent_height = latent,
-                                   .latent_width = latent,
-                                   .text_length = config->model_max_length};
-    kin_optimizer_options optimizer = {.beta1 = 0.9,
-                                       .beta2 = 0.999,
-                                       .epsilon = 1e-8,
-                                       .weight_decay = 0.01,
-                                       .max_grad_norm = 1,
-                                       .ema_decay = ema};
-    kin_training_update(f->graph, kin_video_training_loss(f->graph, &training), &optimizer);
-    kin_schedule_free(schedule);
-    must(f, kin_graph_status(f->graph));
-}
-
-static void test_arena_of_a_large_model(void **state) {
-    fixture *f = *state;
-    kin_stdit_config config = kin_stdit_config_default();
-    for (int64_t batch = 1; batch <= 2; batch++) {
-        fresh_graph(f);
-        append_training(f, &config, batch, 16, 32, 0.9999);
-        double start = kin_seconds();
-        must(f, kin_plan_build(f->graph, f->null_device, NULL, &f->plan));
-        double seconds = kin_seconds() - start;
-        const kin_plan_summary *s = kin_plan_summarize(f->plan);
-        print_message(
-            "STDiT-XL/2, training 16x256x256, batch %d: arena %.1f MiB, %.2f %% above the "
-            "lower bound, %d nodes, planned in %.3f s\n",
-            (int)batch, (double)s->arena / MIB,
-            100 * ((double)s->arena / (double)s->lower_bound - 1), s->nodes, seconds);
-        assert_true(s->arena >= s->lower_bound);
-        assert_true((double)s->arena <= 1.05 * (double)s->lower_bound);
-        assert_int_equal(s->peak, s->weights + s->states + s->inputs + s->constants + s->arena);
-        /* weights of 759,620,768 parameters and the null caption; three states of each weight */
-        assert_int_equal(s->weights, 4 * (UINT64_C(759620768) + 120 * 4096));
-        assert_int_equal(s->states, 4 * 3 * UINT64_C(759620768));
-        assert_int_equal(s->largest_count, KIN_PLAN_LARGEST);
-        assert_true(seconds < 10);
-    }
-}
-
-/* ---- checkpointing ---- */
-
-static kin_stdit_config tiny_config(void) {
-    kin_stdit_config config = kin_stdit_config_default();
-    config.hidden_size = 48;
-    config.depth = 4;
-    config.num_heads = 4;
-    config.caption_channels = 32;
-    config.model_max_length = 6;
-    return config;
-}
-
-enum {
-    TINY_FRAMES = 4,
-    TINY_LATENT = 8,
-    TINY_VALUES = 8 * TINY_FRAMES * TINY_LATENT * TINY_LATENT
-};
-
-/* Two training steps from fixed weights; returns the bytes of loss, norm and all of the store. */
-static unsigned char *train_tiny(fixture *f, const kin_plan_options *options, size_t *out_size,
-                                 kin_plan_summary *out_summary) {
-    kin_stdit_config config = tiny_config();
-    kin_plan *plan = NULL;
-    kin_store *store = NULL;
-    fresh_graph(f);
-    append_training(f, &config, 1, TINY_FRAMES, TINY_LATENT, 0.99);
-    must(f, kin_plan_build(f->graph, f->cpu, options, &plan));
-    *out_summary = *kin_plan_summarize(plan);
-    must(f, kin_store_create(f->cpu, &store));
-    must(f, kin_store_add_graph(store, f->graph, 5));
-    must(f, kin_plan_prepare(plan, store, NULL));
-    static float moments[TINY_VALUES], features[6 * 32];
-    const int64_t seed[2] = {3, 1};
-    const int32_t lengths[1] = {5};
-    const float lr = 1e-3f;
-    kin_philox_fill_normal(9, 0, 0, 0, TINY_VALUES, moments);
-    kin_philox_fill_normal(9, 1, 0, 0, 6 * 32, features);
-    must(f, kin_plan_write(plan, "moments", KIN_F32, moments));
-    must(f, kin_plan_write(plan, "features", KIN_F32, features));
-    must(f, kin_plan_write(plan, "lengths", KIN_I32, lengths));
-    must(f, kin_plan_write(plan, "seed", KIN_I64, seed));
-    must(f, kin_plan_write(plan, "lr", KIN_F32, &lr));
-    size_t size = 2 * sizeof(float) + kin_store_bytes(store), used = 2 * sizeof(float);
-    unsigned char *bytes = calloc(1, size);
-    assert_non_null(bytes);
-    for (int64_t step = 1; step <= 2; step++) {
-        must(f, kin_plan_write(plan, "step", KIN_I64, &step));
-        must(f, kin_plan_run(plan));
-    }
-    must(f, kin_plan_read(plan, "loss", KIN_F32, bytes));
-    must(f, kin_plan_read(plan, "grad_norm", KIN_F32, bytes + sizeof(float)));
-    for (size_t i = 0; i < kin_store_count(store); i++) {
-        kin_store_entry *entry = kin_store_at(store, i);
-        must(f, kin_store_read(store, entry->name, entry->desc.dtype, bytes + used));
-        used += kin_desc_bytes(&entry->desc);
-    }
-    assert_int_equal(used, size);
-    kin_plan_free(plan);
-    kin_store_free(store);
-    *out_size = size;
-    return bytes;
-}
-
-static void test_checkpointing_keeps_the_bits(void **state) {
-    fixture *f = *state;
-    kin_plan_summary all, none, some;
-    size_t size, other;
-    unsigned char *want = train_tiny(f, NULL, &size, &none);
-    float loss, norm;
-    memcpy(&loss, want, sizeof loss);
-    memcpy(&norm, want + sizeof loss, sizeof norm);
-    assert_true(isfinite(loss) && loss > 0);
-    assert_true(isfinite(norm) && norm > 0);
-
-    kin_plan_options options = {.struct_size = sizeof options, .recompute_all = true};
-    unsigned char *got = train_tiny(f, &options, &other, &all);
-    assert_int_equal(size, other);
-    assert_memory_equal(got, want, size);
-    free(got);
-    assert_int_equal(none.segments_recomputed, 0);
-    assert_int_equal(all.segments_recomputed, all.segments);
-    assert_int_equal(all.segments, 4);
-    assert_true(all.arena < none.arena);
-    assert_true(all.flops > none.flops);
-
-    options = (kin_plan_options){.struct_size = sizeof options,
-                                 .memory_budget = (all.peak + none.peak) / 2};
-    got = train_tiny(f, &options, &other, &some);
-    assert_memory_equal(got, want, size);
-    assert_true(some.peak <= options.memory_budget);
-    assert_true(some.segments_recomputed > 0 && some.segments_recomputed < some.segments);
-
-    /* negative control: another seed of the weights gives other bits */
-    assert_true(size > 1000 && memcmp(got, want + 8, 1000) != 0);
-    free(got);
-    free(want);
-}
-
-static void test_budget_too_small(void **state) {
-    fixture *f = *state;
-    kin_stdit_config config = tiny_config();
-    append_training(f, &config, 1, TINY_FRAMES, TINY_LATENT, 0.99);
-    kin_plan_options options = {.struct_size = sizeof options, .memory_budget = 100000};
-    assert_int_equal(kin_plan_build(f->graph, f->null_device, &options, &f->plan),
-                     KIN_OUT_OF_MEMORY);
-    assert_null(f->plan);
-    assert_message(f->context, "0.1 MiB are allowed");
-    assert_message(f->context, "all segments recomputed");
-    assert_message(f->context, "the largest tensors are");
-    assert_message(f->context, "denoiser.");
-    assert_message(f->context, "[");
-}
-
 /* ---- workspaces ---- */
 
 static kin_plan *plan_of_size(fixture *f, int64_t count, kin_workspace *workspace) {
@@ -625,78 +394,6 @@ static void test_replay_allocates_nothing(void **state) {
     assert_int_equal(counter.live, 0);
 }
 
-/* ---- resident memory ---- */
-
-/* A field of /proc/self/status in bytes. */
-static uint64_t status_bytes(const char *field) {
-    char line[256];
-    unsigned long long kilobytes = 0;
-    FILE *file = fopen("/proc/self/status", "r");
-    if (!file) return 0;
-    while (fgets(line, sizeof line, file))
-        if (strncmp(line, field, strlen(field)) == 0)
-            sscanf(line + strlen(field), ": %llu", &kilobytes);
-    fclose(file);
-    return (uint64_t)kilobytes * 1024;
-}
-
-/* In a process of its own, so that its peak is that of one run. Prints what it found, and returns 0
- * if the peak is as the plan says. */
-static int measure_resident(void) {
-    void *state = NULL;
-    if (setup(&state) != 0) return 1;
-    fixture *f = state;
-    kin_stdit_config config = kin_stdit_config_default();
-    config.hidden_size = 192;
-    config.depth = 2;
-    config.num_heads = 4;
-    config.caption_channels = 64;
-    config.model_max_length = 8;
-    append_training(f, &config, 2, 8, 32, 0.99);
-    must(f, kin_plan_build(f->graph, f->cpu, NULL, &f->plan));
-    uint64_t before = status_bytes("VmRSS"), peak = kin_plan_summarize(f->plan)->peak;
-    must(f, kin_store_create(f->cpu, &f->store));
-    must(f, kin_store_add_graph(f->store, f->graph, 1));
-    must(f, kin_plan_prepare(f->plan, f->store, NULL));
-    const float lr = 1e-3f;
-    const int64_t step = 1, seed[2] = {1, 1};
-    must(f, kin_plan_write(f->plan, "lr", KIN_F32, &lr));
-    must(f, kin_plan_write(f->plan, "step", KIN_I64, &step));
-    must(f, kin_plan_write(f->plan, "seed", KIN_I64, seed));
-    must(f, kin_plan_run(f->plan));
-    uint64_t after = status_bytes("VmHWM");
-    double allowed = 0.05 * (double)peak + RESIDENT_EXTRA;
-    double error = (double)after - (double)before - (double)peak;
-    printf("the plan's peak is %.1f MiB; the process grew from %.1f to %.1f MiB: off by %.1f, "
-           "allowed is %.1f\n",
-           (double)peak / MIB, (double)before / MIB, (double)after / MIB, error / MIB,
-           allowed / MIB);
-    fflush(stdout);
-    /* the plan must be large enough that the constant does not hide a wrong one */
-    bool good = before && fabs(error) <= allowed && (double)peak > 10.0 * RESIDENT_EXTRA;
-    teardown(&state);
-    return good ? 0 : 1;
-}
-
-static void test_resident_memory(void **state) {
-    (void)state;
-#ifdef HAS_ADDRESS_SANITIZER
-    print_message("skipped: AddressSanitizer has memory of its own\n");
-    skip();
-#else
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        execl("/proc/self/exe", "test_plan", "--resident", (char *)NULL);
-        _exit(127);
-    }
-    int status = 0;
-    assert_true(waitpid(child, &status, 0) == child);
-    assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), 0);
-#endif
-}
-
 /* ---- checks node by node ---- */
 
 /* The CPU with a kernel for tanh that adds a thousandth to its element 7. */
@@ -799,18 +496,12 @@ static void test_profile(void **state) {
     assert_true(total > 0 && total < 10);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-
-int main(int count, char **arguments) {
-    if (count > 1 && strcmp(arguments[1], "--resident") == 0) return measure_resident();
+int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_arena_places),
         TEST(test_arena_limit),
         TEST(test_random_programs),
         TEST(test_in_place_reuse),
-        TEST(test_arena_of_a_large_model),
-        TEST(test_checkpointing_keeps_the_bits),
-        TEST(test_budget_too_small),
         TEST(test_shared_workspace),
         TEST(test_names_and_states),
         TEST(test_null_device_plans_only),
@@ -819,7 +510,6 @@ int main(int count, char **arguments) {
         TEST(test_profile),
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_replay_allocates_nothing),
-        cmocka_unit_test(test_resident_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
