@@ -16,6 +16,7 @@ struct kin_checkpoint {
     kin_safetensors *safetensors; /* one of the two is used */
     kin_pickle **pickles;
     size_t pickle_count;
+    char *entry;                      /* of the first pickle; NULL: none was opened */
     const kin_named_tensor **tensors; /* by name */
     size_t count;
 };
@@ -49,7 +50,11 @@ static kin_status open_one_pickle(kin_checkpoint *checkpoint, const char *path, 
     kin_status status = kin_pickle_open(checkpoint->context, path, &file);
     if (status != KIN_OK) return status;
     checkpoint->pickles[checkpoint->pickle_count++] = file;
-    return kin_pickle_state_dict(file, entry, out_tensors, out_count, NULL);
+    const char *found = NULL;
+    status = kin_pickle_state_dict(file, entry, out_tensors, out_count, &found);
+    if (status != KIN_OK || checkpoint->entry != NULL) return status;
+    checkpoint->entry = kin_strdup(checkpoint->context, found);
+    return checkpoint->entry != NULL ? KIN_OK : KIN_OUT_OF_MEMORY;
 }
 
 static kin_status open_pickle(kin_checkpoint *checkpoint, const char *entry) {
@@ -215,8 +220,15 @@ void kin_checkpoint_close(kin_checkpoint *checkpoint) {
     for (size_t i = 0; i < checkpoint->pickle_count; i++) kin_pickle_close(checkpoint->pickles[i]);
     kin_free(context, checkpoint->pickles);
     kin_free(context, checkpoint->tensors);
+    kin_free(context, checkpoint->entry);
     kin_free(context, checkpoint->path);
     kin_free(context, checkpoint);
+}
+
+void kin_checkpoint_forget(const kin_checkpoint *checkpoint, const void *data, size_t size) {
+    if (checkpoint->safetensors) kin_safetensors_forget(checkpoint->safetensors, data, size);
+    for (size_t i = 0; i < checkpoint->pickle_count; i++)
+        kin_pickle_forget(checkpoint->pickles[i], data, size);
 }
 
 size_t kin_checkpoint_count(const kin_checkpoint *checkpoint) {
@@ -248,6 +260,14 @@ kin_status kin_checkpoint_get(const kin_checkpoint *checkpoint, const char *name
     return kin_fail(checkpoint->context, KIN_NOT_FOUND, "%s: there is no tensor '%s'%s%s%s",
                     checkpoint->path, name, nearest != NULL ? "; the nearest name is '" : "",
                     nearest != NULL ? nearest : "", nearest != NULL ? "'" : "");
+}
+
+const char *kin_checkpoint_path(const kin_checkpoint *checkpoint) {
+    return checkpoint->path;
+}
+
+const char *kin_checkpoint_entry(const kin_checkpoint *checkpoint) {
+    return checkpoint->entry;
 }
 
 const char *kin_checkpoint_metadata(const kin_checkpoint *checkpoint, const char *key) {

@@ -1,5 +1,6 @@
 /* Files: reading, mapping, atomic writing, and a few helpers on paths and bytes. */
 #define _XOPEN_SOURCE 700
+#define _DEFAULT_SOURCE /* madvise */
 
 #include "runtime/file.h"
 
@@ -126,6 +127,20 @@ void kin_file_unmap(kin_mapping *mapping) {
     if (mapping == NULL) return;
     if (mapping->is_mapped) munmap((void *)(uintptr_t)mapping->data, mapping->size);
     *mapping = (kin_mapping){0};
+}
+
+void kin_mapping_forget(const kin_mapping *mapping, const void *data, size_t size) {
+    uintptr_t first = (uintptr_t)mapping->data, last = first + mapping->size;
+    uintptr_t begin = (uintptr_t)data, end = begin + size;
+    long page = sysconf(_SC_PAGESIZE);
+    if (!mapping->is_mapped || page <= 0) return;
+    /* Whole pages, and never beyond the mapping: memory that is not of a file would be lost. */
+    if (begin < first) begin = first;
+    if (end > last) end = last;
+    uintptr_t mask = (uintptr_t)page - 1;
+    begin = (begin + mask) & ~mask;
+    end &= ~mask;
+    if (begin < end) (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
 bool kin_file_exists(const char *path) {

@@ -24,6 +24,13 @@ typedef struct kin_named_tensor {
     const void *data;
 } kin_named_tensor;
 
+/* Fills `size` bytes of the dense form of tensor `index` of a list, from byte `offset` on. Writers
+ * ask for a tensor from its beginning to its end in pieces of at most KIN_PIECE bytes, which hold
+ * whole elements (and whole blocks of q8_0). An error ends the writing. */
+enum { KIN_PIECE = 34 << 18 };
+typedef kin_status (*kin_fill_piece)(void *user, size_t index, size_t offset, void *bytes,
+                                     size_t size);
+
 /* Key and value of a file's metadata, UTF-8. */
 typedef struct kin_metadata {
     const char *key;
@@ -37,6 +44,10 @@ KIN_API kin_status kin_file_read_all(kin_context *context, const char *path, siz
 /* Maps a regular file for reading; undone by kin_file_unmap. */
 KIN_API kin_status kin_file_map(kin_context *context, const char *path, kin_mapping *out_mapping);
 KIN_API void kin_file_unmap(kin_mapping *mapping);
+/* Gives back the memory behind these bytes of the mapping, so that going through a large file does
+ * not fill it; whoever looks at them again gets them from the file. Bytes outside of the mapping
+ * stay as they are. */
+KIN_API void kin_mapping_forget(const kin_mapping *mapping, const void *data, size_t size);
 
 KIN_API bool kin_file_exists(const char *path);    /* something is there, of whatever kind */
 KIN_API bool kin_file_is_folder(const char *path); /* a folder, or a link to one */

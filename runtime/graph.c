@@ -430,3 +430,7 @@ const char *kin_variable_name(const kin_graph *graph, kin_tensor variable) {
 kin_variable_kind kin_variable_kind_of(const kin_graph *graph, kin_tensor variable) {
     return value_of(graph, variable)->kind;
 }
+
+kin_init kin_variable_init_of(const kin_graph *graph, kin_tensor variable) {
+    return value_of(graph, variable)->init;
+}

@@ -113,6 +113,7 @@ KIN_API int kin_variable_count(const kin_graph *graph);
 KIN_API kin_tensor kin_variable_at(const kin_graph *graph, int index);
 KIN_API const char *kin_variable_name(const kin_graph *graph, kin_tensor variable);
 KIN_API kin_variable_kind kin_variable_kind_of(const kin_graph *graph, kin_tensor variable);
+KIN_API kin_init kin_variable_init_of(const kin_graph *graph, kin_tensor variable);
 
 /* Step mode only: writes an input (dense host data in the input's dtype) before the nodes that read
  * it are appended; reads any tensor, converted to `dtype`, into `data` (dense, count elements). */

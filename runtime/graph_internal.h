@@ -2,6 +2,7 @@
 #ifndef KIN_RUNTIME_GRAPH_INTERNAL_H
 #define KIN_RUNTIME_GRAPH_INTERNAL_H
 
+#include "runtime/arena.h"
 #include "runtime/op.h"
 
 typedef enum kin_source {
@@ -112,18 +113,5 @@ void kin_device_refusal(const struct kin_device *device, const struct kin_call *
 
 /* Fills in a call's operands for a node (buffers NULL, offsets in bytes from the base). */
 void kin_graph_operand(const kin_graph *graph, int32_t value, struct kin_operand *out_operand);
-
-/* arena.c: offsets for storages that live from step `first` to step `last`. */
-typedef struct kin_storage {
-    uint64_t size;
-    int32_t first, last;
-    uint64_t offset;
-} kin_storage;
-
-/* Places storages; none crosses a multiple of `limit` (0: no limit). Returns KIN_OK or
- * KIN_OUT_OF_MEMORY if one is larger than the limit or the host has no memory for the tables. */
-kin_status kin_arena_place(kin_context *context, kin_storage *storages, int32_t count,
-                           int32_t step_count, uint64_t alignment, uint64_t limit,
-                           uint64_t *out_size, uint64_t *out_lower_bound, int32_t *out_peak_step);
 
 #endif

@@ -180,6 +180,30 @@ kin_status kin_json_get_ints(kin_context *context, const json_t *object, const c
     return KIN_OK;
 }
 
+kin_status kin_json_get_int_list(kin_context *context, const json_t *object, const char *where,
+                                 const char *key, int low, int high, int *values, size_t capacity,
+                                 size_t *count) {
+    const json_t *array;
+    kin_status status = find_value(context, object, where, key, &array);
+    if (status != KIN_OK || array == NULL) return status;
+    if (!json_is_array(array)) return fail_type(context, where, key, "an array", array);
+    size_t size = json_array_size(array);
+    if (size > capacity)
+        return kin_fail(context, KIN_INVALID, "%s: '%s' has %zu elements; %zu are the most", where,
+                        key, size, capacity);
+    for (size_t i = 0; i < size; i++) {
+        const json_t *element = json_array_get(array, i);
+        if (!json_is_integer(element))
+            return fail_type(context, where, key, "an array of integers", element);
+        if (json_integer_value(element) < low || json_integer_value(element) > high)
+            return kin_fail(context, KIN_INVALID, "%s: '%s'[%zu] must be within %d..%d", where, key,
+                            i, low, high);
+    }
+    for (size_t i = 0; i < size; i++) values[i] = (int)json_integer_value(json_array_get(array, i));
+    *count = size;
+    return KIN_OK;
+}
+
 kin_status kin_json_get_child(kin_context *context, const json_t *object, const char *where,
                               const char *key, json_type type, json_t **out_child) {
     const json_t *value;

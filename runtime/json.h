@@ -53,6 +53,10 @@ KIN_API kin_status kin_json_get_string(kin_context *context, const json_t *objec
 KIN_API kin_status kin_json_get_ints(kin_context *context, const json_t *object, const char *where,
                                      const char *key, int64_t *values, size_t capacity,
                                      size_t *count);
+/* The same for ints, each within low..high. */
+KIN_API kin_status kin_json_get_int_list(kin_context *context, const json_t *object,
+                                         const char *where, const char *key, int low, int high,
+                                         int *values, size_t capacity, size_t *count);
 /* An object or array of the given type (JSON_OBJECT, JSON_ARRAY), or NULL if missing; borrowed. */
 KIN_API kin_status kin_json_get_child(kin_context *context, const json_t *object, const char *where,
                                       const char *key, json_type type, json_t **out_child);

@@ -420,6 +420,10 @@ void kin_pickle_close(kin_pickle *file) {
     kin_free(context, file);
 }
 
+void kin_pickle_forget(const kin_pickle *file, const void *data, size_t size) {
+    kin_mapping_forget(&file->mapping, data, size);
+}
+
 const kin_pickle_value *kin_pickle_root(const kin_pickle *file) {
     return file->root;
 }

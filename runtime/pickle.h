@@ -52,10 +52,12 @@ typedef struct kin_pickle kin_pickle;
 /* Opens a file. Tensors stay where they lie in the file, except those that are not aligned to
  * their elements and 8- and 16-bit signed integers, which become KIN_I32. KIN_FORMAT for whatever
  * is malformed or names something that is not on the list; KIN_UNSUPPORTED for compressed or
- * big-endian files, and for the zip form in a build without minizip. A walk of the values ends:
+ * big-endian files. A walk of the values ends:
  * they are nested at most 128 deep, have no cycles and, as a tree, at most 2^24 nodes. */
 KIN_API kin_status kin_pickle_open(kin_context *context, const char *path, kin_pickle **out_file);
 KIN_API void kin_pickle_close(kin_pickle *file);
+/* kin_mapping_forget for bytes of a tensor. */
+KIN_API void kin_pickle_forget(const kin_pickle *file, const void *data, size_t size);
 /* The value that was saved; it and all below belong to the file. */
 KIN_API const kin_pickle_value *kin_pickle_root(const kin_pickle *file);
 /* The value under a string key of a dict; NULL if it is not there or `dict` is no dict. */
@@ -69,8 +71,9 @@ KIN_API kin_status kin_pickle_flatten(kin_pickle *file, const kin_pickle_value *
                                       char separator, const kin_named_tensor **out_tensors,
                                       size_t *out_count);
 /* The tensors of "the state dict": of the dict under `entry`, or with entry NULL under the first of
- * ema, ema_state_dict, state_dict, model that holds any, else of the root; joined with '.'. out_entry (may be NULL)
- * tells the key, "" for the root. KIN_NOT_FOUND if there is no such entry or no tensor in it. */
+ * ema, ema_state_dict, state_dict, model, module that holds any, else of the root; joined with '.'.
+ * out_entry (may be NULL) tells the key, "" for the root. KIN_NOT_FOUND if there is no such entry
+ * or no tensor in it. */
 KIN_API kin_status kin_pickle_state_dict(kin_pickle *file, const char *entry,
                                          const kin_named_tensor **out_tensors, size_t *out_count,
                                          const char **out_entry);

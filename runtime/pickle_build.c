@@ -48,6 +48,7 @@ static const allowed_name allowed_names[] = {
     {"_codecs", "encode", ACTION_ENCODE, 0},
     {"argparse", "Namespace", ACTION_CLASS, 0},
     {"pathlib", "PosixPath", ACTION_CLASS, 0},
+    {"pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint", ACTION_CLASS, 0},
     {"omegaconf.dictconfig", "DictConfig", ACTION_CLASS, 0},
     {"omegaconf.listconfig", "ListConfig", ACTION_CLASS, 0},
     {"omegaconf.base", "ContainerMetadata", ACTION_CLASS, 0},

@@ -148,7 +148,7 @@ kin_status kin_pickle_flatten(kin_pickle *file, const kin_pickle_value *value, c
 
 static const kin_pickle_value *find_entry(const kin_pickle *file, const char *entry,
                                           const char **out_name) {
-    static const char *const usual[] = {"ema", "ema_state_dict", "state_dict", "model"};
+    static const char *const usual[] = {"ema", "ema_state_dict", "state_dict", "model", "module"};
     if (entry != NULL) {
         *out_name = entry;
         return kin_pickle_lookup(file->root, entry);

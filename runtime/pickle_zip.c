@@ -1,5 +1,7 @@
-/* The zip form of torch.save: the archive's records, checked and found in the mapped file.
- * minizip reads the directory, through functions that read from the mapping. */
+/* The zip form of torch.save: the archive's records, checked and found in the mapped file. The
+ * layout is that of PKWARE's APPNOTE.TXT, sections 4.3 and 4.5. minizip, which writes these files
+ * here, is not asked: as Debian 12 has it, it reads the directory's 64-bit fields only where an
+ * unsigned long has 32 bits, and files above 4 GiB have them. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "runtime/pickle_internal.h"
@@ -8,64 +10,45 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if KIN_HAVE_MINIZIP
-#include <unzip.h>
+enum {
+    NAME_LIMIT = 512,
+    RECORD_LIMIT = 10000000,
+    LOCAL_HEADER = 0x04034b50,
+    CENTRAL_HEADER = 0x02014b50,
+    END = 0x06054b50,
+    END_64 = 0x06064b50,
+    LOCATOR_64 = 0x07064b50,
+    LOCAL_SIZE = 30,
+    CENTRAL_SIZE = 46,
+    END_SIZE = 22,
+    END_64_SIZE = 56,
+    LOCATOR_SIZE = 20,
+    COMMENT_LIMIT = 65535,
+    EXTRA_64 = 1,
+    ENCRYPTED = 1,
+    SIZES_FOLLOW = 8 /* flags: the local header does not know them */
+};
 
-enum { NAME_LIMIT = 512, RECORD_LIMIT = 10000000 };
+static const uint64_t limit_32 = 0xFFFFFFFFu; /* the number is in a 64-bit field */
 
-/* ---- minizip's view of the mapping ---- */
+/* The list of records: from `begin` to `end` in the file. */
+typedef struct directory {
+    uint64_t begin, end, count;
+} directory;
 
-typedef struct stream {
-    const kin_mapping *mapping;
-    uint64_t at;
-} stream;
+/* One entry of the list. */
+typedef struct zip_entry {
+    const unsigned char *name;
+    size_t name_size;
+    unsigned flags, method;
+    uint64_t packed_size, size, offset; /* offset: of its header in the file */
+} zip_entry;
 
-static voidpf ZCALLBACK stream_open(voidpf opaque, const void *name, int mode) {
-    (void)name;
-    (void)mode;
-    return opaque;
+static uint64_t number(const unsigned char *at, int size) {
+    uint64_t value = 0;
+    for (int i = 0; i < size; i++) value |= (uint64_t)at[i] << (8 * i);
+    return value;
 }
-
-static uLong ZCALLBACK stream_read(voidpf opaque, voidpf handle, void *buffer, uLong size) {
-    stream *in = handle;
-    (void)opaque;
-    if (in->at >= in->mapping->size) return 0;
-    uint64_t left = in->mapping->size - in->at;
-    size_t part = size < left ? size : (size_t)left;
-    memcpy(buffer, in->mapping->data + in->at, part);
-    in->at += part;
-    return (uLong)part;
-}
-
-static ZPOS64_T ZCALLBACK stream_tell(voidpf opaque, voidpf handle) {
-    (void)opaque;
-    return ((stream *)handle)->at;
-}
-
-static long ZCALLBACK stream_seek(voidpf opaque, voidpf handle, ZPOS64_T offset, int origin) {
-    stream *in = handle;
-    (void)opaque;
-    uint64_t base = origin == ZLIB_FILEFUNC_SEEK_SET   ? 0
-                    : origin == ZLIB_FILEFUNC_SEEK_CUR ? in->at
-                                                       : in->mapping->size;
-    if (offset > in->mapping->size || base + offset > in->mapping->size) return -1;
-    in->at = base + offset;
-    return 0;
-}
-
-static int ZCALLBACK stream_close(voidpf opaque, voidpf handle) {
-    (void)opaque;
-    (void)handle;
-    return 0;
-}
-
-static int ZCALLBACK stream_error(voidpf opaque, voidpf handle) {
-    (void)opaque;
-    (void)handle;
-    return 0;
-}
-
-/* ---- records ---- */
 
 static kin_status fail_zip(const kin_pickle *file, const char *what) {
     return kin_fail(file->context, KIN_FORMAT,
@@ -79,32 +62,137 @@ static kin_status fail_record(const kin_pickle *file, kin_status status, const c
                     kin_pickle_printable(name, strlen(name), shown, sizeof shown), what);
 }
 
-/* The record that minizip stands at. Its local header is checked by opening it. */
-static kin_status read_record(kin_pickle *file, unzFile zip, pickle_record *out_record) {
-    unz_file_info64 info;
+/* ---- the directory ---- */
+
+/* The record that closes the archive: 22 bytes and a comment, up to the end of the file. The last
+ * one counts. NULL if there is none. */
+static const unsigned char *find_end(const kin_mapping *mapping) {
+    if (mapping->size < END_SIZE) return NULL;
+    size_t last = mapping->size - END_SIZE;
+    size_t first = last > COMMENT_LIMIT ? last - COMMENT_LIMIT : 0;
+    for (size_t i = last + 1; i-- > first;) {
+        const unsigned char *at = mapping->data + i;
+        if (number(at, 4) == END) return number(at + 20, 2) == last - i ? at : NULL;
+    }
+    return NULL;
+}
+
+/* The 64-bit form of the closing record, which a locator before the short one leads to; NULL if
+ * there is none. */
+static const unsigned char *find_end_64(const kin_mapping *mapping, const unsigned char *end) {
+    size_t at = (size_t)(end - mapping->data);
+    if (at < LOCATOR_SIZE + END_64_SIZE || number(end - LOCATOR_SIZE, 4) != LOCATOR_64) return NULL;
+    uint64_t place = number(end - LOCATOR_SIZE + 8, 8);
+    if (place > at - LOCATOR_SIZE - END_64_SIZE) return NULL;
+    return number(mapping->data + place, 4) == END_64 ? mapping->data + place : NULL;
+}
+
+static bool read_end(const kin_mapping *mapping, directory *out) {
+    const unsigned char *end = find_end(mapping);
+    if (end == NULL) return false;
+    uint64_t size = number(end + 12, 4);
+    *out = (directory){.count = number(end + 10, 2), .begin = number(end + 16, 4)};
+    if (out->count == 0xFFFF || size == limit_32 || out->begin == limit_32) {
+        end = find_end_64(mapping, end);
+        if (end == NULL) return false;
+        out->count = number(end + 32, 8);
+        size = number(end + 40, 8);
+        out->begin = number(end + 48, 8);
+    }
+    uint64_t limit = (uint64_t)(end - mapping->data);
+    if (out->begin > limit || size > limit - out->begin) return false;
+    out->end = out->begin + size;
+    return true;
+}
+
+/* Replaces what did not fit into 32 bits by the entry's 64-bit field, which has these numbers in
+ * this order and no others. */
+static bool read_wide(const unsigned char *extra, size_t size, zip_entry *entry) {
+    uint64_t *const numbers[] = {&entry->size, &entry->packed_size, &entry->offset};
+    bool wide = false;
+    for (int i = 0; i < 3; i++) wide = wide || *numbers[i] == limit_32;
+    while (wide && size >= 4) {
+        size_t field = (size_t)number(extra + 2, 2);
+        if (field > size - 4) return false;
+        if (number(extra, 2) == EXTRA_64) {
+            const unsigned char *at = extra + 4, *field_end = at + field;
+            for (int i = 0; i < 3; i++) {
+                if (*numbers[i] != limit_32) continue;
+                if (field_end - at < 8) return false;
+                *numbers[i] = number(at, 8);
+                at += 8;
+            }
+            return true;
+        }
+        extra += 4 + field;
+        size -= 4 + field;
+    }
+    return !wide;
+}
+
+/* Reads the entry at *at and moves on to the next; false if it is damaged. */
+static bool read_entry(const kin_mapping *mapping, uint64_t end, uint64_t *at, zip_entry *out) {
+    const unsigned char *head = mapping->data + *at;
+    uint64_t left = end - *at;
+    if (left < CENTRAL_SIZE || number(head, 4) != CENTRAL_HEADER) return false;
+    size_t name = (size_t)number(head + 28, 2), extra = (size_t)number(head + 30, 2);
+    uint64_t all = CENTRAL_SIZE + name + extra + number(head + 32, 2);
+    if (all > left) return false;
+    *out = (zip_entry){.name = head + CENTRAL_SIZE,
+                       .name_size = name,
+                       .flags = (unsigned)number(head + 8, 2),
+                       .method = (unsigned)number(head + 10, 2),
+                       .packed_size = number(head + 20, 4),
+                       .size = number(head + 24, 4),
+                       .offset = number(head + 42, 4)};
+    *at += all;
+    return read_wide(head + CENTRAL_SIZE + name, extra, out);
+}
+
+/* ---- records ---- */
+
+/* Where the record's bytes begin: behind its own header, which must agree with the directory; 0 if
+ * it does not. */
+static uint64_t find_data(const kin_mapping *mapping, const zip_entry *entry) {
+    if (entry->offset > mapping->size || mapping->size - entry->offset < LOCAL_SIZE) return 0;
+    const unsigned char *head = mapping->data + entry->offset;
+    uint64_t left = mapping->size - entry->offset - LOCAL_SIZE;
+    size_t name = (size_t)number(head + 26, 2), extra = (size_t)number(head + 28, 2);
+    if (number(head, 4) != LOCAL_HEADER || number(head + 8, 2) != entry->method ||
+        name != entry->name_size || name + extra > left ||
+        memcmp(head + LOCAL_SIZE, entry->name, name) != 0)
+        return 0;
+    if ((number(head + 6, 2) & SIZES_FOLLOW) == 0) {
+        uint64_t packed = number(head + 18, 4), size = number(head + 22, 4);
+        if ((packed != limit_32 && packed != entry->packed_size) ||
+            (size != limit_32 && size != entry->size))
+            return 0;
+    }
+    return entry->offset + LOCAL_SIZE + name + extra;
+}
+
+static kin_status read_record(kin_pickle *file, const zip_entry *entry, pickle_record *out_record) {
     char name[NAME_LIMIT];
-    if (unzGetCurrentFileInfo64(zip, &info, name, sizeof name - 1, NULL, 0, NULL, 0) != UNZ_OK)
-        return fail_zip(file, "the zip directory has a bad entry");
-    if (info.size_filename >= sizeof name)
+    if (entry->name_size >= sizeof name)
         return fail_zip(file, "the zip directory has a name that is too long");
-    name[info.size_filename] = '\0';
-    if (strlen(name) != info.size_filename)
+    if (memchr(entry->name, 0, entry->name_size) != NULL)
         return fail_zip(file, "the zip directory has a name with a NUL");
-    if ((info.flag & 1) != 0) return fail_record(file, KIN_UNSUPPORTED, name, "it is encrypted");
-    out_record->name = kin_pickle_text(file, name, info.size_filename);
+    memcpy(name, entry->name, entry->name_size);
+    name[entry->name_size] = '\0';
+    if (entry->flags & ENCRYPTED)
+        return fail_record(file, KIN_UNSUPPORTED, name, "it is encrypted");
+    out_record->name = kin_pickle_text(file, name, entry->name_size);
     if (out_record->name == NULL) return KIN_OUT_OF_MEMORY;
     /* An error only if it is needed: TorchScript compresses its program. */
-    if (info.compression_method != 0) return KIN_OK;
-    if (info.compressed_size != info.uncompressed_size)
+    if (entry->method != 0) return KIN_OK;
+    if (entry->packed_size != entry->size)
         return fail_record(file, KIN_FORMAT, name, "its two sizes differ");
-    if (unzOpenCurrentFile2(zip, NULL, NULL, 1) != UNZ_OK)
-        return fail_record(file, KIN_FORMAT, name, "its header is damaged");
-    uint64_t offset = unzGetCurrentFileZStreamPos64(zip);
-    unzCloseCurrentFile(zip);
-    if (offset > file->mapping.size || info.compressed_size > file->mapping.size - offset)
+    uint64_t offset = find_data(&file->mapping, entry);
+    if (offset == 0) return fail_record(file, KIN_FORMAT, name, "its header is damaged");
+    if (entry->size > file->mapping.size - offset)
         return fail_record(file, KIN_FORMAT, name, "it lies beyond the end of the file");
     out_record->data = file->mapping.data + offset;
-    out_record->size = (size_t)info.compressed_size;
+    out_record->size = (size_t)entry->size;
     return KIN_OK;
 }
 
@@ -121,21 +209,20 @@ static int compare_names(const void *a, const void *b) {
     return strcmp(x->name, y->name);
 }
 
-static kin_status read_directory(kin_pickle *file, unzFile zip) {
-    unz_global_info64 info;
-    if (unzGetGlobalInfo64(zip, &info) != UNZ_OK)
-        return fail_zip(file, "the zip directory cannot be read");
-    /* 46 bytes is the least that an entry of the directory takes. */
-    if (info.number_entry > file->mapping.size / 46 || info.number_entry > RECORD_LIMIT)
+static kin_status read_directory(kin_pickle *file, const directory *list) {
+    /* An entry takes at least its header. */
+    if (list->count > (list->end - list->begin) / CENTRAL_SIZE || list->count > RECORD_LIMIT)
         return fail_zip(file, "the zip directory promises more entries than fit");
-    size_t count = (size_t)info.number_entry;
+    size_t count = (size_t)list->count;
+    uint64_t at = list->begin;
     if (count == 0) return fail_zip(file, "the zip archive is empty");
     file->records = kin_pickle_alloc(file, count * sizeof *file->records);
     if (file->records == NULL) return KIN_OUT_OF_MEMORY;
     for (size_t i = 0; i < count; i++) {
-        int code = i == 0 ? unzGoToFirstFile(zip) : unzGoToNextFile(zip);
-        if (code != UNZ_OK) return fail_zip(file, "the zip directory is damaged");
-        kin_status status = read_record(file, zip, &file->records[i]);
+        zip_entry entry;
+        if (!read_entry(&file->mapping, list->end, &at, &entry))
+            return fail_zip(file, "the zip directory is damaged");
+        kin_status status = read_record(file, &entry, &file->records[i]);
         if (status != KIN_OK) return status;
     }
     file->record_count = count;
@@ -205,9 +292,10 @@ kin_status kin_pickle_get_record(const kin_pickle *file, const char *name,
     return KIN_OK;
 }
 
-static kin_status read_archive(kin_pickle *file, unzFile zip, const pickle_record **out_pickle) {
+static kin_status read_archive(kin_pickle *file, const directory *list,
+                               const pickle_record **out_pickle) {
     size_t root_length = 0;
-    kin_status status = read_directory(file, zip);
+    kin_status status = read_directory(file, list);
     if (status == KIN_OK) status = find_root(file, &root_length);
     if (status != KIN_OK) return status;
     qsort(file->records, file->record_count, sizeof *file->records, compare_names);
@@ -219,39 +307,12 @@ static kin_status read_archive(kin_pickle *file, unzFile zip, const pickle_recor
     return status == KIN_OK ? kin_pickle_get_record(file, "data.pkl", out_pickle) : status;
 }
 
-/* minizip takes bytes beyond the end for zeros, so it is checked here that the record which closes
- * a zip archive (22 bytes and a comment) ends with the file. */
-static bool has_whole_end(const kin_mapping *mapping) {
-    enum { END_SIZE = 22, COMMENT_LIMIT = 65535 };
-    if (mapping->size < END_SIZE) return false;
-    size_t searched = mapping->size - END_SIZE;
-    if (searched > COMMENT_LIMIT) searched = COMMENT_LIMIT;
-    for (size_t i = 0; i <= searched + END_SIZE - 4; i++) {
-        const unsigned char *at = mapping->data + mapping->size - 4 - i;
-        if (memcmp(at, "PK\005\006", 4) != 0) continue;
-        /* The last one counts, for minizip too. */
-        return i + 4 >= END_SIZE && (size_t)(at[20] | at[21] << 8) == i + 4 - END_SIZE;
-    }
-    return false;
-}
-
 kin_status kin_pickle_read_zip(kin_pickle *file, const pickle_record **out_pickle) {
-    stream in = {.mapping = &file->mapping};
-    zlib_filefunc64_def functions = {
-        .zopen64_file = stream_open,
-        .zread_file = stream_read,
-        .ztell64_file = stream_tell,
-        .zseek64_file = stream_seek,
-        .zclose_file = stream_close,
-        .zerror_file = stream_error,
-        .opaque = &in,
-    };
+    directory list;
     *out_pickle = NULL;
-    unzFile zip = has_whole_end(&file->mapping) ? unzOpen2_64(file->path, &functions) : NULL;
-    if (zip == NULL) return fail_zip(file, "the zip directory at its end cannot be read");
-    kin_status status = read_archive(file, zip, out_pickle);
-    unzClose(zip);
-    return status;
+    if (!read_end(&file->mapping, &list))
+        return fail_zip(file, "the zip directory at its end cannot be read");
+    return read_archive(file, &list, out_pickle);
 }
 
 const pickle_record *kin_pickle_find_record(const kin_pickle *file, const char *name) {
@@ -259,28 +320,3 @@ const pickle_record *kin_pickle_find_record(const kin_pickle *file, const char *
     if (file->record_count == 0) return NULL;
     return bsearch(&wanted, file->records, file->record_count, sizeof wanted, compare_names);
 }
-
-#else
-
-kin_status kin_pickle_read_zip(kin_pickle *file, const pickle_record **out_pickle) {
-    *out_pickle = NULL;
-    return kin_fail(file->context, KIN_UNSUPPORTED,
-                    "%s: files of torch.save since PyTorch 1.6 are zip archives, and this build "
-                    "has no minizip; build with it or convert the file to safetensors",
-                    file->path);
-}
-
-kin_status kin_pickle_get_record(const kin_pickle *file, const char *name,
-                                 const pickle_record **out_record) {
-    *out_record = NULL;
-    return kin_fail(file->context, KIN_UNSUPPORTED, "%s: record '%s': no zip in this build",
-                    file->path, name);
-}
-
-const pickle_record *kin_pickle_find_record(const kin_pickle *file, const char *name) {
-    (void)file;
-    (void)name;
-    return NULL;
-}
-
-#endif

@@ -560,6 +560,11 @@ void kin_safetensors_close(kin_safetensors *file) {
     kin_free(context, file);
 }
 
+void kin_safetensors_forget(const kin_safetensors *file, const void *data, size_t size) {
+    for (size_t i = 0; i < file->part_count; i++)
+        kin_mapping_forget(&file->parts[i].mapping, data, size);
+}
+
 size_t kin_safetensors_count(const kin_safetensors *file) {
     return file->count;
 }

@@ -24,6 +24,9 @@ KIN_API kin_status kin_safetensors_open(kin_context *context, const char *path,
                                         kin_safetensors **out_file);
 KIN_API void kin_safetensors_close(kin_safetensors *file);
 
+/* kin_mapping_forget for bytes of a tensor. */
+KIN_API void kin_safetensors_forget(const kin_safetensors *file, const void *data, size_t size);
+
 /* Tensors in the order of their data, shard after shard. */
 KIN_API size_t kin_safetensors_count(const kin_safetensors *file);
 KIN_API const kin_named_tensor *kin_safetensors_at(const kin_safetensors *file, size_t index);
@@ -50,6 +53,12 @@ KIN_API kin_status kin_safetensors_write(kin_context *context, const char *path,
                                          const kin_named_tensor *tensors, size_t count,
                                          const kin_metadata *metadata, size_t metadata_count,
                                          kin_safetensors_fill fill, void *fill_user);
+/* The same for tensors that need not fit into memory: those without data are asked from `fill` in
+ * pieces. */
+KIN_API kin_status kin_safetensors_write_pieces(kin_context *context, const char *path,
+                                                const kin_named_tensor *tensors, size_t count,
+                                                const kin_metadata *metadata, size_t metadata_count,
+                                                kin_fill_piece fill, void *fill_user);
 
 #ifdef __cplusplus
 }

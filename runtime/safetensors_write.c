@@ -170,28 +170,46 @@ static kin_status write_header(kin_file_writer *writer, const char *text) {
     return status;
 }
 
+/* Where the data of tensors without any comes from: one of the two. */
+typedef struct data_source {
+    kin_safetensors_fill whole;
+    kin_fill_piece piece;
+    void *user;
+} data_source;
+
+static kin_status write_tensor(kin_file_writer *writer, const kin_named_tensor *tensor,
+                               size_t index, const data_source *source, void *buffer) {
+    size_t bytes = kin_desc_bytes(&tensor->desc);
+    kin_status status = KIN_OK;
+    if (tensor->data != NULL) return kin_file_writer_write(writer, tensor->data, bytes);
+    if (source->piece == NULL) {
+        status = source->whole(source->user, index, buffer, bytes);
+        return status == KIN_OK ? kin_file_writer_write(writer, buffer, bytes) : status;
+    }
+    for (size_t done = 0; done < bytes && status == KIN_OK; done += KIN_PIECE) {
+        size_t part = bytes - done < KIN_PIECE ? bytes - done : KIN_PIECE;
+        status = source->piece(source->user, index, done, buffer, part);
+        if (status == KIN_OK) status = kin_file_writer_write(writer, buffer, part);
+    }
+    return status;
+}
+
 static kin_status write_data(kin_file_writer *writer, const kin_named_tensor *tensors,
-                             const place *places, size_t count, kin_safetensors_fill fill,
-                             void *user) {
+                             const place *places, size_t count, const data_source *source) {
     size_t largest = 0;
     for (size_t i = 0; i < count; i++) {
         size_t bytes = kin_desc_bytes(&tensors[i].desc);
         if (tensors[i].data == NULL && bytes > largest) largest = bytes;
     }
+    if (source->piece != NULL && largest > KIN_PIECE) largest = KIN_PIECE;
     void *buffer = NULL;
     if (largest > 0 && (buffer = kin_alloc(writer->context, largest)) == NULL)
         return kin_fail_in(writer->context, KIN_OUT_OF_MEMORY, "%s", writer->path);
     kin_status status = KIN_OK;
     for (size_t i = 0; i < count && status == KIN_OK; i++) {
         const kin_named_tensor *tensor = &tensors[places[i].index];
-        size_t bytes = kin_desc_bytes(&tensor->desc);
-        const void *data = tensor->data;
-        if (bytes == 0) continue;
-        if (data == NULL) {
-            status = fill(user, places[i].index, buffer, bytes);
-            data = buffer;
-        }
-        if (status == KIN_OK) status = kin_file_writer_write(writer, data, bytes);
+        if (kin_desc_bytes(&tensor->desc) == 0) continue;
+        status = write_tensor(writer, tensor, places[i].index, source, buffer);
     }
     kin_free(writer->context, buffer);
     return status;
@@ -199,14 +217,36 @@ static kin_status write_data(kin_file_writer *writer, const kin_named_tensor *te
 
 static kin_status write_file(kin_context *context, const char *path, const char *header,
                              const kin_named_tensor *tensors, const place *places, size_t count,
-                             kin_safetensors_fill fill, void *user) {
+                             const data_source *source) {
     kin_file_writer writer;
     kin_status status = kin_file_writer_open(context, path, &writer);
     if (status != KIN_OK) return status;
     status = write_header(&writer, header);
-    if (status == KIN_OK) status = write_data(&writer, tensors, places, count, fill, user);
+    if (status == KIN_OK) status = write_data(&writer, tensors, places, count, source);
     if (status == KIN_OK) return kin_file_writer_commit(&writer);
     kin_file_writer_abandon(&writer);
+    return status;
+}
+
+static kin_status write_all(kin_context *context, const char *path, const kin_named_tensor *tensors,
+                            size_t count, const kin_metadata *metadata, size_t metadata_count,
+                            const data_source *source) {
+    for (size_t i = 0; i < metadata_count; i++)
+        if (!kin_utf8_is_valid(metadata[i].key, strlen(metadata[i].key)) ||
+            !kin_utf8_is_valid(metadata[i].value, strlen(metadata[i].value)))
+            return kin_fail(context, KIN_INVALID, "%s: metadata that is not UTF-8", path);
+    place *places = kin_calloc(context, count, sizeof *places);
+    if (places == NULL) return kin_fail_in(context, KIN_OUT_OF_MEMORY, "%s", path);
+    bool has_fill = source->whole != NULL || source->piece != NULL;
+    kin_status status = arrange(context, path, tensors, count, has_fill, places);
+    if (status == KIN_OK) {
+        char *header = make_header(tensors, places, count, metadata, metadata_count);
+        if (header == NULL)
+            status = kin_fail(context, KIN_OUT_OF_MEMORY, "%s: no memory for the header", path);
+        else status = write_file(context, path, header, tensors, places, count, source);
+        free(header);
+    }
+    kin_free(context, places);
     return status;
 }
 
@@ -214,20 +254,14 @@ kin_status kin_safetensors_write(kin_context *context, const char *path,
                                  const kin_named_tensor *tensors, size_t count,
                                  const kin_metadata *metadata, size_t metadata_count,
                                  kin_safetensors_fill fill, void *fill_user) {
-    for (size_t i = 0; i < metadata_count; i++)
-        if (!kin_utf8_is_valid(metadata[i].key, strlen(metadata[i].key)) ||
-            !kin_utf8_is_valid(metadata[i].value, strlen(metadata[i].value)))
-            return kin_fail(context, KIN_INVALID, "%s: metadata that is not UTF-8", path);
-    place *places = kin_calloc(context, count, sizeof *places);
-    if (places == NULL) return kin_fail_in(context, KIN_OUT_OF_MEMORY, "%s", path);
-    kin_status status = arrange(context, path, tensors, count, fill != NULL, places);
-    if (status == KIN_OK) {
-        char *header = make_header(tensors, places, count, metadata, metadata_count);
-        if (header == NULL)
-            status = kin_fail(context, KIN_OUT_OF_MEMORY, "%s: no memory for the header", path);
-        else status = write_file(context, path, header, tensors, places, count, fill, fill_user);
-        free(header);
-    }
-    kin_free(context, places);
-    return status;
+    data_source source = {.whole = fill, .user = fill_user};
+    return write_all(context, path, tensors, count, metadata, metadata_count, &source);
+}
+
+kin_status kin_safetensors_write_pieces(kin_context *context, const char *path,
+                                        const kin_named_tensor *tensors, size_t count,
+                                        const kin_metadata *metadata, size_t metadata_count,
+                                        kin_fill_piece fill, void *fill_user) {
+    data_source source = {.piece = fill, .user = fill_user};
+    return write_all(context, path, tensors, count, metadata, metadata_count, &source);
 }

@@ -123,28 +123,34 @@ static void fans(const kin_desc *desc, double *out_in, double *out_out) {
     *out_in = desc->rank > 1 ? (double)desc->dims[1] * kernel : 1;
 }
 
-static void fill_initial(const kin_value *variable, uint64_t seed, float *data) {
-    size_t count = (size_t)kin_desc_count(&variable->desc);
-    uint64_t name = hash_name(variable->name);
-    uint64_t key = seed ^ name;
-    uint32_t stream = (uint32_t)(name >> 32);
-    double in, out, bound = variable->init.scale;
-    fans(&variable->desc, &in, &out);
-    switch (variable->init.kind) {
-    case KIN_INIT_ZERO: memset(data, 0, count * sizeof *data); return;
+void kin_init_values(const char *name, const kin_desc *desc, kin_init init, uint64_t seed,
+                     int64_t first, size_t count, float *out_values) {
+    uint64_t hash = hash_name(name), key = seed ^ hash;
+    uint32_t stream = (uint32_t)(hash >> 32);
+    double in, out, bound = init.scale;
+    fans(desc, &in, &out);
+    switch (init.kind) {
+    case KIN_INIT_ZERO:
+        memset(out_values, 0, count * sizeof *out_values);
+        return;
     case KIN_INIT_ONE:
-        for (size_t i = 0; i < count; i++) data[i] = 1;
+        for (size_t i = 0; i < count; i++) out_values[i] = 1;
         return;
     case KIN_INIT_NORMAL:
-        kin_philox_fill_normal(key, stream, 0, 0, count, data);
-        for (size_t i = 0; i < count; i++) data[i] = (float)(data[i] * bound);
+        kin_philox_fill_normal(key, stream, 0, (uint64_t)first, count, out_values);
+        for (size_t i = 0; i < count; i++) out_values[i] = (float)(out_values[i] * bound);
         return;
-    case KIN_INIT_UNIFORM: break;
-    case KIN_INIT_XAVIER_UNIFORM: bound *= sqrt(6 / (in + out)); break;
-    case KIN_INIT_FAN_IN_UNIFORM: bound /= sqrt(in); break;
+    case KIN_INIT_UNIFORM:
+        break;
+    case KIN_INIT_XAVIER_UNIFORM:
+        bound *= sqrt(6 / (in + out));
+        break;
+    case KIN_INIT_FAN_IN_UNIFORM:
+        bound /= sqrt(in);
+        break;
     }
-    kin_philox_fill_uniform(key, stream, 0, 0, count, data);
-    for (size_t i = 0; i < count; i++) data[i] = (float)((2.0 * data[i] - 1) * bound);
+    kin_philox_fill_uniform(key, stream, 0, (uint64_t)first, count, out_values);
+    for (size_t i = 0; i < count; i++) out_values[i] = (float)((2.0 * out_values[i] - 1) * bound);
 }
 
 static kin_status initialise(kin_store *store, const kin_value *variable, kin_store_entry *entry,
@@ -156,14 +162,15 @@ static kin_status initialise(kin_store *store, const kin_value *variable, kin_st
     int64_t count = kin_desc_count(&entry->desc);
     float *data = kin_alloc(device->context, (size_t)count * sizeof *data);
     if (!data) return KIN_OUT_OF_MEMORY;
-    fill_initial(variable, seed, data);
+    kin_init_values(variable->name, &variable->desc, variable->init, seed, 0, (size_t)count, data);
     kin_status status = kin_store_write(store, entry->name, KIN_F32, data);
     entry->loaded = false;
     kin_free(device->context, data);
     return status;
 }
 
-kin_status kin_store_add_graph(kin_store *store, const kin_graph *graph, uint64_t seed) {
+/* seed NULL: only states start with something. */
+static kin_status add_variables(kin_store *store, const kin_graph *graph, const uint64_t *seed) {
     kin_context *context = store->device->context;
     for (int32_t i = 0; i < graph->variable_count; i++) {
         const kin_value *variable = &graph->values[graph->variables[i].value];
@@ -175,18 +182,26 @@ kin_status kin_store_add_graph(kin_store *store, const kin_graph *graph, uint64_
             char have[128], want[128];
             return kin_fail(context, KIN_INVALID,
                             "\"%s\" is %s %s in the store, but the model wants %s %s",
-                            variable->name,
-                            kin_desc_shape_text(&entry->desc, have, sizeof have),
+                            variable->name, kin_desc_shape_text(&entry->desc, have, sizeof have),
                             kin_dtype_name(entry->desc.dtype),
                             kin_desc_shape_text(&variable->desc, want, sizeof want),
                             kin_dtype_name(variable->desc.dtype));
         }
         kin_status status =
             add_entry(store, variable->name, variable->kind, &variable->desc, &entry);
-        if (status == KIN_OK) status = initialise(store, variable, entry, seed);
+        if (status == KIN_OK && (seed || variable->kind == KIN_VARIABLE_STATE))
+            status = initialise(store, variable, entry, seed ? *seed : 0);
         if (status != KIN_OK) return status;
     }
     return KIN_OK;
+}
+
+kin_status kin_store_add_graph(kin_store *store, const kin_graph *graph, uint64_t seed) {
+    return add_variables(store, graph, &seed);
+}
+
+kin_status kin_store_reserve_graph(kin_store *store, const kin_graph *graph) {
+    return add_variables(store, graph, NULL);
 }
 
 static kin_status need(kin_store *store, const char *name, kin_store_entry **out_entry) {

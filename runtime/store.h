@@ -35,6 +35,13 @@ KIN_API size_t kin_store_bytes(const kin_store *store);
  * keyed by (seed, name), so that neither order nor device matters. A variable that is there with
  * another shape or dtype is KIN_INVALID. */
 KIN_API kin_status kin_store_add_graph(kin_store *store, const kin_graph *graph, uint64_t seed);
+/* The same for weights that a file is about to fill: only states are initialised, the others hold
+ * anything. */
+KIN_API kin_status kin_store_reserve_graph(kin_store *store, const kin_graph *graph);
+/* Elements first .. first + count - 1 of what kin_store_add_graph starts a variable of this name
+ * and description with. */
+KIN_API void kin_init_values(const char *name, const kin_desc *desc, kin_init init, uint64_t seed,
+                             int64_t first, size_t count, float *out_values);
 /* Writes or reads one tensor, converting from or to `dtype`; data is dense, of the entry's shape.
  */
 KIN_API kin_status kin_store_write(kin_store *store, const char *name, kin_dtype dtype,

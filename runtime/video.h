@@ -28,8 +28,9 @@ KIN_API kin_status kin_video_probe(kin_context *context, const char *path,
 
 typedef enum kin_video_resize {
     KIN_VIDEO_CENTER,     /* the short side is scaled to min(height, width); centre crop */
-    KIN_VIDEO_RESIZE_CROP /* scaled by the smallest factor that covers (height, width); centre crop
-                           */
+    KIN_VIDEO_RESIZE_CROP /* scaled by the smallest factor that covers (height, width), sides
+                             rounded to whole pixels and each scaled to fit; centre crop, half
+                             pixels cut off: Open-Sora 1.1's */
 } kin_video_resize;
 
 typedef struct kin_video_read_options {

@@ -5,11 +5,11 @@
 #include "runtime/video.h"
 
 /* One frame resampled: source is interleaved RGB bytes with `stride` bytes a row, target is
- * (3, height, width) in -1..1. Scaled by `scale` to scaled_height x scaled_width, of which the
- * window at (top, left) is made. */
+ * (3, height, width) in -1..1. Scaled by `scale` down and `scale_across`, of which the window at
+ * (top, left) is made. */
 typedef struct kin_video_window {
     int source_height, source_width;
-    double scale;
+    double scale, scale_across;
     int top, left, height, width;
 } kin_video_window;
 

@@ -4,7 +4,8 @@
 
 kin_video_window kin_video_window_make(int source_height, int source_width, int height, int width,
                                        kin_video_resize resize) {
-    kin_video_window window = {source_height, source_width, 1.0, 0, 0, source_height, source_width};
+    kin_video_window window = {source_height, source_width, 1.0, 1.0, 0, 0,
+                               source_height, source_width};
     if (height <= 0 || width <= 0) return window;
     int short_side = source_height < source_width ? source_height : source_width;
     double down = (double)height / source_height, across = (double)width / source_width;
@@ -12,13 +13,21 @@ kin_video_window kin_video_window_make(int source_height, int source_width, int 
     double scale = (double)(height < width ? height : width) / short_side;
     /* A clip that is not square cannot always be cut from the scaled one: cover it then. */
     if (resize == KIN_VIDEO_RESIZE_CROP || scale < cover) scale = cover;
-    int scaled_height = (int)floor(source_height * scale + 1e-6);
-    int scaled_width = (int)floor(source_width * scale + 1e-6);
+    bool fill = resize == KIN_VIDEO_RESIZE_CROP;
+    int scaled_height =
+        (int)(fill ? rint(source_height * scale) : floor(source_height * scale + 1e-6));
+    int scaled_width =
+        (int)(fill ? rint(source_width * scale) : floor(source_width * scale + 1e-6));
     if (scaled_height < height) scaled_height = height;
     if (scaled_width < width) scaled_width = width;
-    window.scale = scale;
-    window.top = (int)lrint((scaled_height - height) / 2.0);
-    window.left = (int)lrint((scaled_width - width) / 2.0);
+    window.scale = fill ? (double)scaled_height / source_height : scale;
+    window.scale_across = fill ? (double)scaled_width / source_width : scale;
+    window.top = (scaled_height - height) / 2;
+    window.left = (scaled_width - width) / 2;
+    if (!fill) { /* halves go to the even side */
+        window.top = (int)lrint((scaled_height - height) / 2.0);
+        window.left = (int)lrint((scaled_width - width) / 2.0);
+    }
     window.height = height;
     window.width = width;
     return window;
@@ -48,7 +57,7 @@ void kin_video_window_apply(const kin_video_window *window, const uint8_t *sourc
         for (int x = 0; x < window->width; ++x) {
             int left, right;
             float weight_x;
-            neighbours(x + window->left, window->scale, window->source_width, &left, &right,
+            neighbours(x + window->left, window->scale_across, window->source_width, &left, &right,
                        &weight_x);
             for (int c = 0; c < 3; ++c) {
                 float a = row_0[3 * left + c], b = row_0[3 * right + c];

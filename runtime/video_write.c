@@ -130,6 +130,16 @@ static void sink_close(video_sink *sink) {
     sink->format = NULL;
 }
 
+/* The AVX-512 code of libx264 0.164 gives other bytes when its buffers lie elsewhere in memory;
+ * that of AVX2 always gives the same. */
+static const char *x264_parameters(void) {
+#if defined __x86_64__ && defined __GNUC__
+    if (__builtin_cpu_supports("avx512f"))
+        return "threads=1:lookahead-threads=1:sliced-threads=0:asm=avx2";
+#endif
+    return "threads=1:lookahead-threads=1:sliced-threads=0";
+}
+
 static kin_status open_encoder(video_sink *sink, const kin_video_write_options *options,
                                bool is_mp4) {
     const AVCodec *codec =
@@ -158,8 +168,7 @@ static kin_status open_encoder(video_sink *sink, const kin_video_write_options *
         snprintf(crf, sizeof crf, "%d", options->lossless ? 0 : options->crf);
         av_opt_set(c->priv_data, "crf", crf, 0);
         av_opt_set(c->priv_data, "preset", "medium", 0);
-        av_opt_set(c->priv_data, "x264-params", "threads=1:lookahead-threads=1:sliced-threads=0",
-                   0);
+        av_opt_set(c->priv_data, "x264-params", x264_parameters(), 0);
     }
     int error = avcodec_open2(c, codec, NULL);
     return error < 0 ? fail_with(sink, error, "the encoder refuses this size or rate") : KIN_OK;

@@ -178,6 +178,8 @@ static kin_status load_all(kin_store *store, const char *path, const kin_checkpo
         kin_status status =
             load_targets(store, path, options, tensor, name, seen, &known, &report->loaded);
         if (status != KIN_OK) return status;
+        if (kin_desc_is_dense(&tensor->desc))
+            kin_checkpoint_forget(file, tensor->data, kin_desc_bytes(&tensor->desc));
         if (!known) tell(list, sizeof list, report->unexpected++, tensor->name);
     }
     if (report->unexpected && !options->allow_unexpected) {
@@ -216,7 +218,7 @@ kin_status kin_weights_load(kin_store *store, const char *path, const kin_weight
     kin_context *context = kin_store_device(store)->context;
     kin_weights_report report = {0};
     kin_checkpoint *file;
-    kin_status status = kin_checkpoint_open(context, path, NULL, &file);
+    kin_status status = kin_checkpoint_open(context, path, options->entry, &file);
     if (status != KIN_OK) return status;
     unsigned char *seen = kin_calloc(context, kin_store_count(store) + 1, sizeof *seen);
     if (!seen) status = KIN_OUT_OF_MEMORY;

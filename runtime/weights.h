@@ -41,6 +41,7 @@ typedef struct kin_weights_options {
     const void *config;        /* for rename */
     bool allow_missing;        /* variables that the file lacks keep what they have */
     bool allow_unexpected;     /* tensors that no variable wants are skipped */
+    const char *entry; /* of pickled files: the state dict's key; NULL: as kin_checkpoint_open */
 } kin_weights_options;
 
 typedef struct kin_weights_report {

@@ -1,15 +1,12 @@
 /* Fuzzing what people write: captions are cleaned to valid UTF-8, and prompts and strategies are
- * read or refused. tools/ is no library, so its files are taken in here. */
+ * read or refused. */
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "tools/caption_clean.c"
-#include "tools/caption_clean_entities.c"
-#include "tools/caption_clean_html.c"
-#include "tools/caption_clean_pattern.c"
-#include "tools/caption_clean_text.c"
-#include "tools/caption_clean_unicode.c"
-#include "tools/mask_strategy.c"
+#include "tools/caption_clean.h"
+#include "tools/caption_clean_internal.h"
+#include "tools/mask_strategy.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

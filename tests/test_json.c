@@ -96,6 +96,20 @@ static void test_getters(void **state) {
     assert_true(count == 3 && list[0] == 1 && list[2] == 3);
     assert_int_equal(kin_json_get_ints(context, root, "c", "l", list, 2, &count), KIN_INVALID);
     assert_int_equal(kin_json_get_ints(context, root, "c", "s", list, 3, &count), KIN_INVALID);
+    int small[3] = {7, 0, 0};
+    count = 1;
+    assert_int_equal(kin_json_get_int_list(context, root, "c", "none", 1, 9, small, 3, &count),
+                     KIN_OK);
+    assert_true(count == 1 && small[0] == 7);
+    assert_int_equal(kin_json_get_int_list(context, root, "c", "l", 1, 3, small, 3, &count),
+                     KIN_OK);
+    assert_true(count == 3 && small[0] == 1 && small[2] == 3);
+    assert_int_equal(kin_json_get_int_list(context, root, "c", "l", 1, 2, small, 3, &count),
+                     KIN_INVALID);
+    assert_int_equal(kin_json_get_int_list(context, root, "c", "l", 1, 3, small, 2, &count),
+                     KIN_INVALID);
+    assert_int_equal(kin_json_get_int_list(context, root, "c", "s", 1, 3, small, 3, &count),
+                     KIN_INVALID);
     assert_int_equal(kin_json_get_child(context, root, "c", "o", JSON_OBJECT, &child), KIN_OK);
     assert_non_null(child);
     assert_int_equal(kin_json_get_child(context, root, "c", "l", JSON_OBJECT, &child), KIN_INVALID);
