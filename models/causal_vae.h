@@ -70,6 +70,10 @@ KIN_API kin_status kin_causal_vae_config_named(kin_context *context, const char 
 KIN_API kin_status kin_causal_vae_config_parse(kin_context *context, const struct json_t *json,
                                                const char *where, kin_unknown_keys unknown,
                                                kin_causal_vae_config *out_config);
+/* The reverse, with the published keys. The caller frees it with json_decref. */
+KIN_API kin_status kin_causal_vae_config_json(kin_context *context,
+                                              const kin_causal_vae_config *config,
+                                              struct json_t **out_json);
 /* KIN_INVALID, with a message, unless a graph can be built from it. */
 KIN_API kin_status kin_causal_vae_config_check(kin_context *context,
                                                const kin_causal_vae_config *config);

@@ -173,24 +173,6 @@ static kin_status read_kinds(kin_context *context, const json_t *json, const cha
     return status;
 }
 
-static kin_status read_levels(kin_context *context, const json_t *json, const char *where,
-                              kin_causal_vae_config *c) {
-    int64_t values[KIN_CAUSAL_VAE_MAX_LEVELS];
-    size_t count = (size_t)c->levels;
-    for (size_t i = 0; i < count; i++) values[i] = c->hidden_size_mult[i];
-    kin_status status = kin_json_get_ints(context, json, where, "hidden_size_mult", values,
-                                          KIN_CAUSAL_VAE_MAX_LEVELS, &count);
-    if (status != KIN_OK) return status;
-    for (size_t i = 0; i < count; i++) {
-        if (values[i] < 1 || values[i] > 1 << 10)
-            return kin_fail(context, KIN_INVALID, "%s: hidden_size_mult[%zu] is out of range",
-                            where, i);
-        c->hidden_size_mult[i] = (int)values[i];
-    }
-    c->levels = (int)count;
-    return KIN_OK;
-}
-
 kin_status kin_causal_vae_config_check(kin_context *context, const kin_causal_vae_config *config) {
     enum { GROUPS = 32 };
     kin_causal_vae_config copy = *config;
@@ -257,10 +239,14 @@ kin_status kin_causal_vae_config_parse(kin_context *context, const json_t *json,
                                         "_name_or_path"};
     kin_causal_vae_config c = kin_causal_vae_config_default();
     bool double_z = true;
+    size_t levels = (size_t)c.levels;
     json_t *attended = NULL;
     kin_status s =
         kin_config_check_keys(context, json, where, known, sizeof known / sizeof *known, unknown);
-    if (s == KIN_OK) s = read_levels(context, json, where, &c);
+    if (s == KIN_OK)
+        s = kin_json_get_int_list(context, json, where, "hidden_size_mult", 1, 1 << 10,
+                                  c.hidden_size_mult, KIN_CAUSAL_VAE_MAX_LEVELS, &levels);
+    c.levels = (int)levels;
     struct {
         const char *key;
         int *value;
@@ -283,6 +269,35 @@ kin_status kin_causal_vae_config_parse(kin_context *context, const json_t *json,
     if (s == KIN_OK) s = kin_causal_vae_config_check(context, &c);
     if (s == KIN_OK) *out_config = c;
     return s;
+}
+
+kin_status kin_causal_vae_config_json(kin_context *context, const kin_causal_vae_config *config,
+                                      json_t **out_json) {
+    kin_causal_vae_config copy = *config;
+    kind_key keys[KIND_KEYS];
+    list_kinds(&copy, keys);
+    json_t *widths = json_array();
+    for (int i = 0; i < config->levels; i++)
+        json_array_append_new(widths, json_integer(config->hidden_size_mult[i]));
+    json_t *json = json_pack("{s:s, s:i, s:i, s:i, s:o, s:i, s:b, s:[], s:f, s:i, s:b}",
+                             "_class_name", "CausalVAEModel", "hidden_size", config->hidden_size,
+                             "z_channels", config->z_channels, "embed_dim", config->embed_dim,
+                             "hidden_size_mult", widths, "num_res_blocks", config->num_res_blocks,
+                             "use_quant_layer", (int)config->use_quant_layer, "attn_resolutions",
+                             "dropout", 0.0, "resolution", 256, "double_z", 1);
+    bool whole = json != NULL;
+    for (int i = 0; whole && i < KIND_KEYS; i++) {
+        json_t *value = keys[i].list ? json_array() : json_string(kind_names[keys[i].values[0]]);
+        for (int level = 0; keys[i].list && level < config->levels; level++)
+            json_array_append_new(value, json_string(kind_names[keys[i].values[level]]));
+        whole = json_object_set_new(json, keys[i].key, value) == 0;
+    }
+    if (!whole) {
+        json_decref(json);
+        return kin_fail(context, KIN_OUT_OF_MEMORY, "no memory for a config.json");
+    }
+    *out_json = json;
+    return KIN_OK;
 }
 
 int kin_causal_vae_space_factor(const kin_causal_vae_config *config) {

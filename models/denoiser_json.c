@@ -74,6 +74,35 @@ static json_t *pixart_json(const kin_pixart_config *c, bool latte) {
     return object;
 }
 
+static json_t *opensora_plan_json(const kin_opensora_plan_config *c) {
+    int width = c->num_attention_heads * c->attention_head_dim;
+    json_t *object = json_pack(
+        "{s:s, s:s, s:b, s:i, s:s, s:s, s:i, s:i, s:b, s:n, s:f, s:i, s:o, s:o, s:o, s:b}",
+        "_class_name", "OpenSoraT2V", "activation_fn", "gelu-approximate", "attention_bias", 1,
+        "attention_head_dim", c->attention_head_dim, "attention_mode", "xformers", "attention_type",
+        "default", "caption_channels", c->caption_channels, "cross_attention_dim", width,
+        "double_self_attention", 0, "downsampler", "dropout", 0.0, "in_channels", c->in_channels,
+        "interpolation_scale_h", number(c->interpolation_scale_h), "interpolation_scale_t",
+        number(c->interpolation_scale_t), "interpolation_scale_w", number(c->interpolation_scale_w),
+        "norm_elementwise_affine", 0);
+    json_t *more = json_pack(
+        "{s:f, s:i, s:s, s:i, s:i, s:i, s:n, s:b, s:i, s:i, s:i, s:[i,i], s:i, s:b, s:b, s:b, s:b, "
+        "s:b}",
+        "norm_eps", c->norm_eps, "norm_num_groups", 32, "norm_type", "ada_norm_single",
+        "num_attention_heads", c->num_attention_heads, "num_embeds_ada_norm", 1000, "num_layers",
+        c->num_layers, "num_vector_embeds", "only_cross_attention", 0, "out_channels",
+        c->out_channels, "patch_size", c->patch_size, "patch_size_t", c->patch_size_t,
+        "sample_size", c->sample_size[0], c->sample_size[1], "sample_size_t", c->sample_size_t,
+        "upcast_attention", 0, "use_additional_conditions", 0, "use_linear_projection", 0,
+        "use_rope", 1, "use_stable_fp32", 0);
+    if (object && c->bf16_rope) json_object_set_new(object, "bf16_rope", json_true());
+    bool good = object && more && json_object_update_missing(object, more) == 0;
+    json_decref(more);
+    if (good) return object;
+    json_decref(object);
+    return NULL;
+}
+
 kin_status kin_denoiser_config_json(kin_context *context, const kin_denoiser_config *config,
                                     json_t **out_json) {
     json_t *object = NULL;
@@ -87,6 +116,9 @@ kin_status kin_denoiser_config_json(kin_context *context, const kin_denoiser_con
     case KIN_DENOISER_LATTE:
     case KIN_DENOISER_PIXART:
         object = pixart_json(&config->pixart, config->kind == KIN_DENOISER_LATTE);
+        break;
+    case KIN_DENOISER_OPENSORA_PLAN:
+        object = opensora_plan_json(&config->opensora_plan);
         break;
     }
     *out_json = object;

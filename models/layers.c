@@ -10,11 +10,29 @@
 #include "ops/norm.h"
 #include "runtime/json.h"
 
+enum { Q8_0_ROW = 32, LARGE = 65536 };
+
+kin_dtype kin_layer_dtype(const kin_precision *precision, int rank, const int64_t *dims) {
+    if (precision->weights != KIN_Q8_0) return precision->weights;
+    int64_t count = 1;
+    for (int i = 0; i < rank; i++) count *= dims[i];
+    return rank > 1 && count >= LARGE ? KIN_F16 : KIN_F32;
+}
+
 kin_tensor kin_layer_weight(kin_graph *graph, const kin_precision *precision, const char *name,
                             int rank, const int64_t *dims, kin_init init) {
-    kin_tensor weight =
-        kin_variable(graph, name, KIN_VARIABLE_WEIGHT, precision->weights, rank, dims, init);
+    kin_tensor weight = kin_variable(graph, name, KIN_VARIABLE_WEIGHT,
+                                     kin_layer_dtype(precision, rank, dims), rank, dims, init);
     return kin_cast(graph, weight, precision->compute);
+}
+
+/* "weight" [out, in] of a linear layer. */
+static kin_tensor linear_weight(kin_graph *graph, const kin_precision *precision, int64_t out,
+                                int64_t in, kin_init init) {
+    int64_t dims[2] = {out, in};
+    if (precision->weights != KIN_Q8_0 || in % Q8_0_ROW != 0)
+        return kin_layer_weight(graph, precision, "weight", 2, dims, init);
+    return kin_variable(graph, "weight", KIN_VARIABLE_WEIGHT, KIN_Q8_0, 2, dims, init);
 }
 
 /* The start of a weight, or, with is_bias, of the bias beside it. */
@@ -29,8 +47,8 @@ kin_tensor kin_layer_linear(kin_graph *graph, const kin_precision *precision, co
                             kin_tensor x, int64_t out, kin_layer_start start) {
     int64_t in = kin_dim(graph, x, -1);
     kin_scope_push(graph, "%s", name);
-    kin_tensor weight = kin_layer_weight(graph, precision, "weight", 2, (int64_t[]){out, in},
-                                         start_of(start, false, (double)in));
+    kin_tensor weight =
+        linear_weight(graph, precision, out, in, start_of(start, false, (double)in));
     kin_tensor bias =
         kin_layer_weight(graph, precision, "bias", 1, &out, start_of(start, true, (double)in));
     kin_tensor y = kin_linear(graph, x, weight, bias);
@@ -42,8 +60,7 @@ kin_tensor kin_layer_linear_plain(kin_graph *graph, const kin_precision *precisi
                                   const char *name, kin_tensor x, int64_t out, double std) {
     int64_t in = kin_dim(graph, x, -1);
     kin_scope_push(graph, "%s", name);
-    kin_tensor weight = kin_layer_weight(graph, precision, "weight", 2, (int64_t[]){out, in},
-                                         (kin_init){KIN_INIT_NORMAL, std});
+    kin_tensor weight = linear_weight(graph, precision, out, in, (kin_init){KIN_INIT_NORMAL, std});
     kin_tensor y = kin_linear(graph, x, weight, KIN_NONE);
     kin_scope_pop(graph);
     return y;

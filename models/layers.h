@@ -14,7 +14,9 @@ extern "C" {
 /* How a model's numbers are held: `weights` is the dtype of the variables in the store, `compute`
  * that of the tokens or images between the layers. All zero is f32 for both. f32 weights with bf16
  * computation is how training runs in half precision: the weights are cast where they are used, and
- * their gradients arrive in f32. */
+ * their gradients arrive in f32. With q8_0, for inference, the weights of linear layers whose rows
+ * are whole blocks of 32 are that, and products read them as they lie; other variables are what
+ * kin_layer_dtype says. */
 typedef struct kin_precision {
     kin_dtype weights;
     kin_dtype compute;
@@ -35,7 +37,10 @@ typedef enum kin_unknown_keys {
     KIN_UNKNOWN_KEYS_FAIL  /* our own files: KIN_INVALID with the nearest name */
 } kin_unknown_keys;
 
-/* A trainable variable of dtype precision->weights, cast to precision->compute. */
+/* The dtype of a variable that is no weight of a linear layer: precision->weights, but with q8_0
+ * f16 for tables and convolutions of 65,536 elements or more and f32 for everything smaller. */
+KIN_API kin_dtype kin_layer_dtype(const kin_precision *precision, int rank, const int64_t *dims);
+/* A trainable variable of that dtype, cast to precision->compute. */
 KIN_API kin_tensor kin_layer_weight(kin_graph *graph, const kin_precision *precision,
                                     const char *name, int rank, const int64_t *dims, kin_init init);
 /* x [..., K] -> [..., out], with NAME.weight [out, K] and NAME.bias [out]. */

@@ -166,7 +166,9 @@ static kin_tensor run_video(kin_graph *g, const kin_opensora_plan_config *config
     call.grid = kin_patch_grid_of(g, in->x, patch);
     const kin_patch_grid *grid = &call.grid;
     call.positions = token_positions(g, grid->count);
-    call.rope = (kin_rope_attrs){.theta = 10000, .axes = 3, .bf16_table = config->bf16_rope};
+    /* The original makes its tables in the dtype that it computes in. */
+    bool narrow = config->bf16_rope || precision->compute == KIN_BF16;
+    call.rope = (kin_rope_attrs){.theta = 10000, .axes = 3, .bf16_table = narrow};
     kin_opensora_plan_rope_scales(config, grid->count, call.rope.scales);
     if (in->mask.id) call.bias = patch_bias(&call, in->mask);
     kin_tensor x = kin_cast(g, in->x, precision->compute);

@@ -20,8 +20,8 @@ typedef struct kin_opensora_plan_config {
     int caption_channels;
     double norm_eps;
     double interpolation_scale_t, interpolation_scale_h, interpolation_scale_w;
-    bool bf16_rope; /* ours: angles rounded to bf16, as the published weights were trained and are
-                       sampled */
+    bool bf16_rope; /* ours: angles rounded to bf16 in f32 computation, too, as the published
+                       weights were trained and are sampled */
 } kin_opensora_plan_config;
 
 /* OpenSoraT2V-ROPE-L/122 for 93x720p: 2,771,907,856 parameters. */

@@ -119,6 +119,10 @@ KIN_API kin_scheduler_config kin_scheduler_config_default(kin_scheduler_kind kin
  * diffusers does: pipelines share their files between classes. */
 KIN_API kin_status kin_scheduler_config_parse(kin_context *context, const struct json_t *json,
                                               const char *where, kin_scheduler_config *out_config);
+/* The reverse, with the keys of the class. The caller frees it with json_decref. */
+KIN_API kin_status kin_scheduler_config_json(kin_context *context,
+                                             const kin_scheduler_config *config,
+                                             struct json_t **out_json);
 /* Reads the file at `path`, or scheduler_config.json in that folder. */
 KIN_API kin_status kin_scheduler_config_load(kin_context *context, const char *path,
                                              kin_scheduler_config *out_config);

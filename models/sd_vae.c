@@ -76,24 +76,6 @@ static kin_status check_block_types(kin_context *context, const json_t *json, co
     return KIN_OK;
 }
 
-static kin_status read_channels(kin_context *context, const json_t *json, const char *where,
-                                kin_sd_vae_config *config) {
-    int64_t values[KIN_SD_VAE_MAX_LEVELS];
-    size_t count = (size_t)config->levels;
-    for (size_t i = 0; i < count; i++) values[i] = config->block_out_channels[i];
-    kin_status status = kin_json_get_ints(context, json, where, "block_out_channels", values,
-                                          KIN_SD_VAE_MAX_LEVELS, &count);
-    if (status != KIN_OK) return status;
-    for (size_t i = 0; i < count; i++) {
-        if (values[i] < 1 || values[i] > 1 << 20)
-            return kin_fail(context, KIN_INVALID, "%s: block_out_channels[%zu] is out of range",
-                            where, i);
-        config->block_out_channels[i] = (int)values[i];
-    }
-    config->levels = (int)count;
-    return KIN_OK;
-}
-
 kin_status kin_sd_vae_config_parse(kin_context *context, const json_t *json, const char *where,
                                    kin_unknown_keys unknown, kin_sd_vae_config *out_config) {
     static const char *const known[] = {"in_channels",
@@ -120,9 +102,13 @@ kin_status kin_sd_vae_config_parse(kin_context *context, const json_t *json, con
     kin_sd_vae_config c = kin_sd_vae_config_default();
     const char *act = "silu";
     bool quant = true, post_quant = true, attention = true;
+    size_t levels = (size_t)c.levels;
     kin_status s =
         kin_config_check_keys(context, json, where, known, sizeof known / sizeof *known, unknown);
-    if (s == KIN_OK) s = read_channels(context, json, where, &c);
+    if (s == KIN_OK)
+        s = kin_json_get_int_list(context, json, where, "block_out_channels", 1, 1 << 20,
+                                  c.block_out_channels, KIN_SD_VAE_MAX_LEVELS, &levels);
+    c.levels = (int)levels;
     struct {
         const char *key;
         int *value;
@@ -153,6 +139,30 @@ kin_status kin_sd_vae_config_parse(kin_context *context, const json_t *json, con
     if (s == KIN_OK) s = kin_sd_vae_config_check(context, &c);
     if (s == KIN_OK) *out_config = c;
     return s;
+}
+
+/* `count` times the same text. */
+static json_t *repeated(const char *text, int count) {
+    json_t *list = json_array();
+    for (int i = 0; i < count; i++) json_array_append_new(list, json_string(text));
+    return list;
+}
+
+kin_status kin_sd_vae_config_json(kin_context *context, const kin_sd_vae_config *c,
+                                  json_t **out_json) {
+    json_t *channels = json_array();
+    for (int i = 0; i < c->levels; i++)
+        json_array_append_new(channels, json_integer(c->block_out_channels[i]));
+    *out_json = json_pack(
+        "{s:s, s:i, s:i, s:o, s:o, s:o, s:i, s:s, s:i, s:i, s:i, s:f}", "_class_name",
+        "AutoencoderKL", "in_channels", c->in_channels, "out_channels", c->out_channels,
+        "block_out_channels", channels, "down_block_types",
+        repeated("DownEncoderBlock2D", c->levels), "up_block_types",
+        repeated("UpDecoderBlock2D", c->levels), "layers_per_block", c->layers_per_block, "act_fn",
+        "silu", "latent_channels", c->latent_channels, "norm_num_groups", c->norm_num_groups,
+        "sample_size", c->sample_size, "scaling_factor", c->scaling_factor);
+    if (!*out_json) return kin_fail(context, KIN_OUT_OF_MEMORY, "no memory for a config.json");
+    return KIN_OK;
 }
 
 static kin_tensor resnet(const vae_call *call, const char *name, int index, kin_tensor x, int out) {

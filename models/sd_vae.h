@@ -30,6 +30,9 @@ KIN_API kin_sd_vae_config kin_sd_vae_config_default(void);
 KIN_API kin_status kin_sd_vae_config_parse(kin_context *context, const struct json_t *json,
                                            const char *where, kin_unknown_keys unknown,
                                            kin_sd_vae_config *out_config);
+/* The reverse, with diffusers' keys. The caller frees it with json_decref. */
+KIN_API kin_status kin_sd_vae_config_json(kin_context *context, const kin_sd_vae_config *config,
+                                          struct json_t **out_json);
 /* KIN_INVALID, with a message, unless a graph can be built from it. */
 KIN_API kin_status kin_sd_vae_config_check(kin_context *context, const kin_sd_vae_config *config);
 /* Pixels per latent pixel, along each axis. */

@@ -49,7 +49,7 @@ static kin_tensor null_caption(kin_graph *g, const kin_stdit_config *c, const ki
     kin_scope_push(g, "y_embedder");
     kin_tensor y = kin_variable(g, "y_embedding",
                                 c->train_y_embedding ? KIN_VARIABLE_WEIGHT : KIN_VARIABLE_BUFFER,
-                                p->weights, 2, dims, start);
+                                kin_layer_dtype(p, 2, dims), 2, dims, start);
     y = kin_cast(g, y, p->compute);
     if (length != dims[0]) y = kin_slice(g, y, 0, 0, length);
     y = kin_reshape(g, y, 3, (int64_t[]){1, length, dims[1]});

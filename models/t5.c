@@ -248,10 +248,12 @@ kin_tensor kin_t5_encode(kin_graph *graph, const kin_t5_config *config,
                          bool name_hidden) {
     kin_graph *g = graph;
     kin_scope_push(g, "shared");
-    kin_tensor table = kin_layer_weight(g, precision, "weight", 2,
-                                        (int64_t[]){config->vocab_size, config->d_model},
-                                        (kin_init){KIN_INIT_NORMAL, config->initializer_factor});
-    kin_tensor x = kin_embedding(g, table, ids);
+    int64_t dims[] = {config->vocab_size, config->d_model};
+    kin_tensor table =
+        kin_variable(g, "weight", KIN_VARIABLE_WEIGHT, kin_layer_dtype(precision, 2, dims), 2, dims,
+                     (kin_init){KIN_INIT_NORMAL, config->initializer_factor});
+    /* The rows are cast, not the table. */
+    kin_tensor x = kin_cast(g, kin_embedding(g, table, ids), precision->compute);
     kin_scope_pop(g);
     kin_tensor bias = position_bias(g, config, precision, kin_dim(g, ids, 1));
     for (int i = 0; i < config->num_layers; i++) {

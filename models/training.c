@@ -2,15 +2,11 @@
 #include "models/training.h"
 
 #include "ops/elementwise.h"
-#include "ops/embedding.h"
 #include "ops/layout.h"
 #include "ops/optimizer.h"
 #include "ops/random.h"
 #include "ops/reduce.h"
-#include "ops/split.h"
-#include "ops/views.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -136,8 +132,8 @@ kin_status kin_training_start_averages(kin_store *store) {
     return KIN_OK;
 }
 
-/* Streams of random numbers within one step. */
-enum { STREAM_POSTERIOR = 1, STREAM_TIMESTEP, STREAM_NOISE, STREAM_CAPTION };
+/* The stream of random numbers of the posterior. */
+enum { STREAM_POSTERIOR = 1 };
 
 static kin_tensor scalar_mean(kin_graph *graph, kin_tensor x) {
     return kin_rank(graph, x) ? kin_mean_all(graph, x) : x;
@@ -162,142 +158,5 @@ kin_tensor kin_vae_training_loss(kin_graph *graph, const kin_vae_training *train
     kin_output(graph, "loss", loss);
     kin_output(graph, "reconstruction", kin_scale(graph, losses.rec_l1, 1 / values, 0));
     kin_output(graph, "kl", kin_scale(graph, scalar_mean(graph, losses.kl), 1 / latents, 0));
-    return loss;
-}
-
-/* What the denoiser reads of captions: features [B, L, C] or [B, 1 + I, L, C] from tokens, or as
- * given, and their lengths. */
-static void read_captions(kin_graph *graph, const kin_video_training *training, int64_t channels,
-                          kin_denoiser_inputs *in) {
-    int64_t captions = 1 + training->images, batch = training->batch;
-    int64_t dims[4] = {batch, captions, training->text_length, channels};
-    int64_t flat[3] = {batch * captions, training->text_length, channels};
-    bool several = training->images > 0;
-    if (!several) { /* no axis for the one caption */
-        dims[1] = dims[2];
-        dims[2] = dims[3];
-    }
-    int rank = several ? 4 : 3;
-    in->y_lengths = kin_input(graph, "lengths", KIN_I32, several ? 2 : 1, dims);
-    if (!training->text_encoder) {
-        in->y = kin_input(graph, "features", KIN_F32, rank, dims);
-        return;
-    }
-    kin_tensor ids = kin_input(graph, "ids", KIN_I32, rank - 1, dims);
-    kin_scope_push(graph, "text_encoder");
-    in->y = kin_t5_encode(graph, training->text_encoder, &training->precision,
-                          kin_reshape(graph, ids, 2, flat),
-                          kin_reshape(graph, in->y_lengths, 1, flat), false);
-    kin_scope_pop(graph);
-    in->y = kin_reshape(graph, in->y, rank, dims);
-}
-
-/* The latents [B, C, T, Y, X] (dims) that the diffusion works on. */
-static kin_tensor posterior_latents(kin_graph *graph, const kin_video_training *training,
-                                    kin_tensor moments, kin_tensor seed, const int64_t *dims) {
-    kin_tensor parts[KIN_MAX_OUTPUTS];
-    kin_split(graph, moments, 1, 2, parts);
-    kin_tensor sample = parts[0];
-    if (!training->posterior_mean) {
-        kin_tensor logvar = kin_clamp(graph, parts[1], -30, 20);
-        kin_tensor deviation = kin_exp(graph, kin_scale(graph, logvar, 0.5, 0));
-        kin_tensor noise = kin_random_normal(graph, seed, STREAM_POSTERIOR, 5, dims);
-        sample = kin_add(graph, sample, kin_mul(graph, deviation, noise));
-    }
-    return kin_scale(graph, sample, training->scaling_factor, 0);
-}
-
-/* i32 [B]: the noise level of each sample. */
-static kin_tensor draw_timesteps(kin_graph *graph, const kin_video_training *training,
-                                 kin_tensor seed) {
-    int64_t batch = training->batch;
-    double steps = training->schedule->steps;
-    kin_tensor u = kin_random_uniform(graph, seed, STREAM_TIMESTEP, 1, &batch);
-    if (training->timesteps.stratified && batch > 1) {
-        float *offsets = kin_alloc(kin_graph_context(graph), (size_t)batch * sizeof *offsets);
-        if (!offsets) return kin_graph_fail(graph, KIN_OUT_OF_MEMORY, "no host memory");
-        for (int64_t j = 0; j < batch; j++) offsets[j] = (float)j;
-        kin_tensor offset = kin_constant(graph, KIN_F32, 1, &batch, offsets);
-        kin_free(kin_graph_context(graph), offsets);
-        u = kin_scale(graph, kin_add(graph, u, offset), 1 / (double)batch, 0);
-    }
-    double shift = training->timesteps.shift;
-    if (shift > 0 && shift != 1)
-        u = kin_div(graph, kin_scale(graph, u, shift, 0), kin_scale(graph, u, shift - 1, 1));
-    u = kin_clamp(graph, kin_scale(graph, u, steps, 0), 0, steps - 0.5);
-    return kin_cast(graph, u, KIN_I32);
-}
-
-/* f32 [steps]: the weight of the squared error at each level. */
-static kin_tensor level_weights(kin_graph *graph, const kin_video_training *training) {
-    const kin_schedule *schedule = training->schedule;
-    double cap = training->timesteps.weight_cap > 0 ? training->timesteps.weight_cap : 10, mean = 0;
-    int64_t steps = schedule->steps;
-    float *weights = kin_alloc(kin_graph_context(graph), (size_t)steps * sizeof *weights);
-    if (!weights) return kin_graph_fail(graph, KIN_OUT_OF_MEMORY, "no host memory");
-    for (int64_t t = 0; t < steps; t++) {
-        double alpha = schedule->alphas_cumprod[t];
-        double weight = pow((1 - alpha) / alpha, training->timesteps.weight_power);
-        weights[t] = (float)(weight < 1 / cap ? 1 / cap : weight > cap ? cap : weight);
-        mean += weights[t] / (double)steps;
-    }
-    for (int64_t t = 0; t < steps; t++) weights[t] = (float)(weights[t] / mean);
-    kin_tensor table = kin_constant(graph, KIN_F32, 1, &steps, weights);
-    kin_free(kin_graph_context(graph), weights);
-    return table;
-}
-
-kin_tensor kin_video_training_loss(kin_graph *graph, const kin_video_training *training) {
-    kin_denoiser_config stdit = {.kind = KIN_DENOISER_STDIT};
-    const kin_denoiser_config *denoiser = training->model;
-    if (!denoiser) {
-        stdit.stdit = *training->denoiser;
-        denoiser = &stdit;
-    }
-    kin_denoiser_shape shape = kin_denoiser_shape_of(denoiser);
-    int64_t batch = training->batch, two = 2, mask_dims[2] = {batch, training->frames};
-    int64_t dims[5] = {batch, 2 * shape.in_channels, training->frames, training->latent_height,
-                       training->latent_width};
-    kin_denoiser_inputs inputs = {.images = training->images,
-                                  .height = training->height,
-                                  .width = training->width,
-                                  .aspect_ratio = training->aspect_ratio,
-                                  .fps = training->fps};
-    kin_tensor moments = kin_input(graph, "moments", KIN_F32, 5, dims);
-    kin_tensor seed = kin_input(graph, "seed", KIN_I64, 1, &two);
-    if (training->frame_masks)
-        inputs.frame_mask = kin_input(graph, "frame_mask", KIN_F32, 2, mask_dims);
-    read_captions(graph, training, shape.caption_channels, &inputs);
-
-    dims[1] = shape.in_channels;
-    kin_tensor x0 = posterior_latents(graph, training, moments, seed, dims);
-    kin_tensor t = draw_timesteps(graph, training, seed);
-    kin_tensor noise = kin_random_normal(graph, seed, STREAM_NOISE, 5, dims);
-    inputs.x = training->frame_masks ? kin_diffusion_noise_masked(graph, training->schedule, x0, t,
-                                                                  noise, inputs.frame_mask)
-                                     : kin_diffusion_noise(graph, training->schedule, x0, t, noise);
-    inputs.timestep = kin_diffusion_timesteps(graph, training->schedule, t);
-    if (training->caption_dropout > 0) {
-        kin_tensor draw = kin_random_uniform(graph, seed, STREAM_CAPTION, 1, &batch);
-        kin_tensor limit = kin_fill(graph, KIN_F32, 1, &batch, training->caption_dropout);
-        inputs.drop = kin_less(graph, draw, limit);
-    }
-    kin_scope_push(graph, "denoiser");
-    if (training->caption_dropout <= 0)
-        kin_denoiser_keep_null_caption(graph, denoiser, &training->precision, inputs.y);
-    kin_tensor out = kin_denoiser(graph, denoiser, &training->precision, &inputs);
-    kin_scope_pop(graph);
-    kin_diffusion_losses losses;
-    kin_diffusion_loss_masked(graph, training->schedule, x0, noise, t, inputs.frame_mask, out,
-                              &losses);
-    kin_tensor loss = losses.loss;
-    if (training->timesteps.weight_power > 0) {
-        kin_tensor weights = kin_gather_rows(graph, level_weights(graph, training), t);
-        loss = kin_mean_all(graph, kin_mul(graph, weights, losses.mse));
-        if (losses.vb.id) loss = kin_add(graph, loss, kin_mean_all(graph, losses.vb));
-    }
-    kin_output(graph, "loss", loss);
-    kin_output(graph, "mse", kin_mean_all(graph, losses.mse));
-    if (losses.vb.id) kin_output(graph, "vb", kin_mean_all(graph, losses.vb));
     return loss;
 }

@@ -5,6 +5,7 @@
 
 #include "models/denoiser.h"
 #include "models/diffusion.h"
+#include "models/opensora_plan.h"
 #include "models/sd_vae.h"
 #include "models/stdit.h"
 #include "models/t5.h"
@@ -65,27 +66,41 @@ typedef struct kin_timestep_options {
                             clamped to 1 / weight_cap .. weight_cap and divided by the schedule's
                             mean; 0: no weights */
     double weight_cap;   /* 0 reads as 10 */
+    bool speed;          /* in place of all these: SpeeD's draw and weights, Open-Sora 1.1's
+                            "iddpm-speed" (see training_video.c) */
 } kin_timestep_options;
+
+/* Draws i32 [batch], the noise level of each sample. seed: i64 [2]: {seed, step}. */
+KIN_API kin_tensor kin_training_levels(kin_graph *graph, const kin_schedule *schedule,
+                                       const kin_timestep_options *options, int64_t batch,
+                                       kin_tensor seed);
 
 /* Training of the denoiser, with or without its text encoder. Inputs: "moments" [B, 2C, T, Y, X] of
  * the posterior (means, then log-variances), "seed" i64 [2]: {seed, step}, from which posterior
  * noise, timesteps, diffusion noise and caption dropout are drawn; "ids" and "lengths" i32 [B, L]
  * and [B] if the text encoder is trained, else "features" [B, L, caption_channels] and "lengths"
  * (with `images` a caption for the video and for each: [B, 1 + I, L], [B, 1 + I] and
- * [B, 1 + I, L, caption_channels]); "frame_mask" f32 [B, T] with frame_masks.
- * Outputs: "loss", "mse", "vb" (means over the batch). */
+ * [B, 1 + I, L, caption_channels]); "frame_mask" f32 [B, T] with frame_masks, "real" f32
+ * [B, T, Y, X] with padded, "fps" f32 [B] with each_fps.
+ * Outputs: "loss" and, of IDDPM, "mse" and, with learned variance, "vb" (means over the batch). */
 typedef struct kin_video_training {
     const kin_denoiser_config *model; /* any denoiser; or NULL, and */
     const kin_stdit_config *denoiser; /* STDiT */
-    int images;       /* Latte's joint training: the last so many of `frames` are pictures */
+    int images;       /* joint training: the last so many of `frames` are pictures */
     bool frame_masks; /* Open-Sora 1.1: frames whose mask is 0 are given, and not learned from */
+    bool padded;      /* Open-Sora-Plan: latents whose mask is 0 are padding, not learned from */
     double height, width, aspect_ratio, fps; /* as kin_denoiser_inputs */
+    bool each_fps;                           /* each sample has a frame rate of its own */
     const kin_t5_config *text_encoder;       /* NULL: features are given */
+    bool whole_captions; /* padding of captions is looked at, too, as Latte trains: without a
+                            trained text encoder there are no "lengths" */
     const kin_schedule *schedule;
     double scaling_factor;  /* latents = sample * scaling_factor */
     bool posterior_mean;    /* latents are the posterior's means, not samples of it */
-    double caption_dropout; /* probability of the null caption */
+    double caption_dropout; /* probability of the learned null caption; 0 for models without one */
     kin_timestep_options timesteps;
+    bool plan_loss; /* Open-Sora-Plan's loss, with these options, in place of IDDPM's */
+    kin_plan_loss_options plan;
     kin_precision precision;
     int64_t batch, frames, latent_height, latent_width, text_length;
 } kin_video_training;

@@ -35,24 +35,30 @@ static int64_t round_up(int64_t n, int64_t unit) {
 
 /* ---- packing ---- */
 
-typedef int8_t vb KIN_VECTOR(VF_WIDTH);
+static float read_half(const unsigned char *at) {
+    uint16_t half;
+    memcpy(&half, at, sizeof half);
+#if defined(__F16C__)
+    return _cvtsh_ss(half);
+#else
+    return kin_f16_to_f32(half);
+#endif
+}
 
-/* n elements of a q8_0 row from `index` on. */
-static void read_q8_0(const unsigned char *data, int64_t index, int64_t n, float *to) {
+/* n elements of a q8_0 row from `index` on. The loop over a whole block is one that compilers turn
+ * into vectors; GCC 12 takes vectors of bytes apart. */
+static void read_q8_0(const unsigned char *data, int64_t index, int64_t n, float *restrict to) {
     for (int64_t i = 0; i < n;) {
         const unsigned char *block = data + (index + i) / Q8_BLOCK * Q8_BYTES;
         int64_t position = (index + i) % Q8_BLOCK, count = min64(Q8_BLOCK - position, n - i);
-        uint16_t half;
-        memcpy(&half, block, sizeof half);
-        const float scale = kin_f16_to_f32(half);
-        const int8_t *values = (const int8_t *)(block + 2) + position;
-        int64_t j = 0;
-        for (; j + VF_WIDTH <= count; j += VF_WIDTH) {
-            vb bytes;
-            memcpy(&bytes, values + j, sizeof bytes);
-            vf_store(to + i + j, scale * __builtin_convertvector(bytes, vf));
+        const float scale = read_half(block);
+        const int8_t *restrict values = (const int8_t *)(block + 2) + position;
+        float *restrict part = to + i;
+        if (count == Q8_BLOCK) {
+            for (int j = 0; j < Q8_BLOCK; j++) part[j] = scale * (float)values[j];
+        } else {
+            for (int64_t j = 0; j < count; j++) part[j] = scale * (float)values[j];
         }
-        for (; j < count; j++) to[i + j] = scale * (float)values[j];
         i += count;
     }
 }
