@@ -1,0 +1,261 @@
+/* The CUDA backend's attention and convolutions in every variant: head sizes,
+ * tiles and lengths that the ops' own small cases do not reach. Each case goes
+ * through the op suite, which holds it against the double reference.
+ *
+ * The device is the first argument ("cuda0" where there is a GPU);
+ * cuda-emulated0 if there is none. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "ops/attention_attrs.h"
+#include "ops/conv_attrs.h"
+#include "runtime/device.h"
+#include "runtime/op.h"
+#include "tools/op_suite.h"
+
+/* ---- cases ---- */
+
+static const kin_attention_attrs scaled = {.scale = 0.15};
+static const kin_attention_attrs with_bias = {.scale = 0.15, .bias_gradient = 1};
+
+/* clang-format off */
+#define REAL(rank_, ...) {.dtype = KIN_F32, .rank = (rank_), .dims = {__VA_ARGS__}}
+#define VIEW(kind, ...) {.dtype = KIN_F32, .rank = 5, .dims = {__VA_ARGS__}, .layout = (kind)}
+#define ABSENT {.rank = -1}
+#define LSE(...) {.dtype = KIN_F32, .rank = 4, .dims = {__VA_ARGS__}, .fixed = true, \
+     .fill = KIN_FILL_POSITIVE, .scale = 6}
+#define LENGTHS(samples, most) {.dtype = KIN_I32, .rank = 1, .dims = {samples}, \
+     .fill = KIN_FILL_LENGTH, .limit = (most), .fixed = true, .constant = true}
+#define QKV(b0, b1, n, m, h, d) REAL(5, b0, b1, n, h, d), REAL(5, b0, b1, m, h, d), REAL(5, b0, b1, m, h, d)
+#define GRAD(b0, b1, n, m, h, d) QKV(b0, b1, n, m, h, d), REAL(5, b0, b1, n, h, d), LSE(b0, b1, h, n), \
+    REAL(5, b0, b1, n, h, d)
+
+static const kin_case attention_cases[] = {
+    /* at least 16 tiles of 128 queries: the large tiles, on the emulator's 8 multiprocessors */
+    {"128 queries at once, head 64", &scaled, 3, {QKV(1, 1, 130, 100, 8, 64)}, false},
+    {"128 queries at once, head 72", &scaled, 3, {QKV(1, 1, 130, 150, 8, 72)}, false},
+    {"128 queries at once, head 96", &scaled, 3, {QKV(1, 1, 130, 100, 8, 96)}, false},
+    {"128 queries at once, head 128", &scaled, 3, {QKV(1, 1, 130, 70, 8, 128)}, false},
+    {"128 queries at once, lengths", &scaled, 4, {QKV(4, 1, 129, 130, 2, 72), LENGTHS(4, 130)}, false},
+    {"128 queries at once, bias", &scaled, 5,
+     {QKV(2, 1, 131, 66, 4, 40), ABSENT, REAL(5, 1, 1, 4, 131, 66)}, false},
+    /* enough keys for Hopper's kernel (cuda.hopper=on), an odd number of tiles of them */
+    {"520 keys, head 64", &scaled, 3, {QKV(1, 1, 130, 520, 2, 64)}, false},
+    {"640 keys, head 72", &scaled, 3, {QKV(2, 1, 64, 640, 1, 72)}, false},
+    {"600 keys, head 96", &scaled, 3, {QKV(1, 2, 129, 600, 1, 96)}, false},
+    {"513 keys, head 128", &scaled, 3, {QKV(1, 1, 70, 513, 1, 128)}, false},
+    {"512 keys where they lie", &scaled, 3,
+     {VIEW(KIN_LAYOUT_TRANSPOSED, 2, 3, 20, 1, 72), VIEW(KIN_LAYOUT_TRANSPOSED, 2, 3, 512, 1, 72),
+      VIEW(KIN_LAYOUT_TRANSPOSED, 2, 3, 512, 1, 72)}, false},
+    {"64 queries at once, head 64", &scaled, 3, {QKV(1, 1, 65, 200, 1, 64)}, false},
+    {"64 queries at once, head 72", &scaled, 3, {QKV(1, 1, 64, 64, 2, 72)}, false},
+    {"64 queries at once, head 96", &scaled, 3, {QKV(1, 1, 70, 65, 1, 96)}, false},
+    {"64 queries at once, head 120", &scaled, 3, {QKV(1, 1, 33, 129, 1, 120)}, false},
+    {"text, lengths", &scaled, 4, {QKV(3, 1, 20, 120, 2, 72), LENGTHS(3, 120)}, false},
+    {"frames, head 64", &scaled, 3, {QKV(2, 5, 16, 16, 3, 64)}, false},
+    {"frames, head 72", &scaled, 3, {QKV(2, 5, 16, 16, 3, 72)}, false},
+    {"frames, head 96", &scaled, 3, {QKV(1, 3, 9, 9, 2, 96)}, false},
+    {"frames, head 128", &scaled, 3, {QKV(1, 3, 13, 11, 2, 128)}, false},
+    {"frames where they lie", &scaled, 3,
+     {VIEW(KIN_LAYOUT_TRANSPOSED, 3, 4, 16, 2, 72), VIEW(KIN_LAYOUT_TRANSPOSED, 3, 4, 16, 2, 72),
+      VIEW(KIN_LAYOUT_TRANSPOSED, 3, 4, 16, 2, 72)}, false},
+    {"frames, bias and lengths", &scaled, 5,
+     {QKV(3, 2, 7, 12, 2, 8), LENGTHS(3, 12), REAL(5, 1, 1, 2, 7, 12)}, false},
+    {"rows at odd places", &scaled, 3,
+     {VIEW(KIN_LAYOUT_PADDED, 1, 2, 20, 2, 24), VIEW(KIN_LAYOUT_PADDED, 1, 2, 30, 2, 24),
+      VIEW(KIN_LAYOUT_PADDED, 1, 2, 30, 2, 24)}, false},
+    {"negative scale", &(const kin_attention_attrs){.scale = -0.2}, 3, {QKV(1, 1, 18, 20, 1, 16)}, false},
+    {"head of 136", &scaled, 3, {QKV(1, 1, 33, 40, 1, 136)}, false},
+    {"head of 512", &scaled, 3, {QKV(1, 1, 34, 35, 1, 512)}, false},
+};
+
+static const kin_case attention_grad_cases[] = {
+    {"head 64", &scaled, 6, {GRAD(1, 1, 130, 70, 2, 64)}, false},
+    {"head 72", &scaled, 6, {GRAD(1, 1, 70, 130, 2, 72)}, false},
+    {"head 96", &scaled, 6, {GRAD(1, 1, 66, 65, 1, 96)}, false},
+    {"head 128", &scaled, 6, {GRAD(1, 1, 40, 70, 1, 128)}, false},
+    {"text, lengths", &scaled, 8, {GRAD(3, 1, 20, 120, 2, 72), ABSENT, LENGTHS(3, 120)}, false},
+    {"bias and lse", &with_bias, 9,
+     {GRAD(2, 1, 34, 70, 2, 24), LSE(2, 1, 2, 34), LENGTHS(2, 70), REAL(5, 1, 1, 2, 34, 70)}, false},
+    {"frames, head 64", &scaled, 6, {GRAD(2, 5, 16, 16, 3, 64)}, false},
+    {"frames, head 72", &scaled, 6, {GRAD(2, 5, 16, 16, 3, 72)}, false},
+    {"frames, head 96", &scaled, 6, {GRAD(1, 3, 9, 9, 2, 96)}, false},
+    {"frames, head 128", &scaled, 6, {GRAD(1, 3, 13, 11, 2, 128)}, false},
+    {"frames, everything", &with_bias, 9,
+     {GRAD(3, 2, 7, 12, 2, 8), LSE(3, 2, 2, 7), LENGTHS(3, 12), REAL(5, 1, 1, 2, 7, 12)}, false},
+    {"head of 136", &scaled, 6, {GRAD(1, 1, 33, 40, 1, 136)}, false},
+    {"head of 512", &scaled, 6, {GRAD(1, 1, 34, 35, 1, 512)}, false},
+};
+
+#define SAME {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}, 0}
+#define SAME3D {{1, 1, 1}, {1, 1, 1}, {1, 1, 1}, 0}
+#define CAUSAL {{1, 1, 1}, {2, 1, 1}, {0, 1, 1}, 1}
+#define CAUSAL_HALF {{2, 2, 2}, {4, 0, 0}, {0, 1, 1}, 1}
+#define HALF {{1, 2, 2}, {0, 0, 0}, {0, 1, 1}, 0}
+static const kin_conv_attrs same = SAME, same3d = SAME3D, causal = CAUSAL;
+static const kin_conv_attrs causal_half = CAUSAL_HALF, half = HALF;
+static const kin_case conv_cases[] = {
+    {"3 rows", &same, 3, {REAL(4, 1, 70, 16, 16), REAL(4, 3, 70, 3, 3), REAL(1, 3)}, false},
+    {"64 rows", &same, 3, {REAL(4, 3, 33, 9, 8), REAL(4, 64, 33, 3, 3), REAL(1, 64)}, false},
+    {"130 rows", &same, 3, {REAL(4, 1, 64, 12, 12), REAL(4, 130, 64, 3, 3), REAL(1, 130)}, false},
+    {"stride 2", &half, 2, {REAL(4, 2, 40, 16, 16), REAL(4, 72, 40, 3, 3)}, false},
+    {"video", &same3d, 3, {REAL(5, 1, 36, 3, 6, 7), REAL(5, 70, 36, 3, 3, 3), REAL(1, 70)}, false},
+    {"causal", &causal, 3, {REAL(5, 2, 8, 4, 5, 8), REAL(5, 40, 8, 3, 3, 3), REAL(1, 40)}, false},
+    {"causal, stride 2, 5 taps in time", &causal_half, 2,
+     {REAL(5, 1, 8, 5, 8, 8), REAL(5, 40, 8, 5, 3, 3)}, false},
+};
+
+typedef kin_conv_size_attrs sized;
+static const kin_case conv_grad_input_cases[] = {
+    {"3 channels", &(const sized){SAME, {1, 16, 16}}, 2, {REAL(4, 1, 70, 16, 16), REAL(4, 70, 3, 3, 3)}, false},
+    {"64 channels", &(const sized){SAME, {1, 9, 8}}, 2, {REAL(4, 3, 33, 9, 8), REAL(4, 33, 64, 3, 3)}, false},
+    {"130 channels", &(const sized){SAME, {1, 12, 12}}, 2, {REAL(4, 1, 40, 12, 12), REAL(4, 40, 130, 3, 3)}, false},
+    {"stride 2", &(const sized){HALF, {1, 16, 16}}, 2, {REAL(4, 2, 40, 8, 8), REAL(4, 40, 72, 3, 3)}, false},
+    {"video", &(const sized){SAME3D, {3, 6, 7}}, 2, {REAL(5, 1, 36, 3, 6, 7), REAL(5, 36, 70, 3, 3, 3)}, false},
+    {"causal", &(const sized){CAUSAL, {4, 5, 8}}, 2, {REAL(5, 2, 40, 4, 5, 8), REAL(5, 40, 8, 3, 3, 3)}, false},
+    {"causal, stride 2, 5 taps in time", &(const sized){CAUSAL_HALF, {5, 8, 8}}, 2,
+     {REAL(5, 1, 40, 3, 4, 4), REAL(5, 40, 8, 5, 3, 3)}, false},
+};
+
+static const kin_case conv_grad_weight_cases[] = {
+    {"parts of a sum", &(const sized){SAME, {1, 3, 3}}, 2, {REAL(4, 5, 20, 16, 16), REAL(4, 5, 30, 16, 16)}, false},
+    {"130 by 140", &(const sized){SAME, {1, 1, 3}}, 2, {REAL(4, 2, 140, 8, 8), REAL(4, 2, 130, 10, 8)}, false},
+    {"positions that are no multiple of 8", &(const sized){SAME, {1, 3, 3}}, 2,
+     {REAL(4, 3, 70, 7, 9), REAL(4, 3, 66, 7, 9)}, false},
+    {"stride 2", &(const sized){HALF, {1, 3, 3}}, 2, {REAL(4, 2, 40, 16, 16), REAL(4, 2, 72, 8, 8)}, false},
+    {"causal, stride 2, 5 taps in time", &(const sized){CAUSAL_HALF, {5, 3, 3}}, 2,
+     {REAL(5, 1, 8, 5, 8, 8), REAL(5, 1, 40, 3, 4, 4)}, false},
+};
+/* clang-format on */
+
+static const struct {
+    const char *op;
+    const kin_case *cases;
+    size_t count;
+} groups[] = {
+#define GROUP(name)                                                                                \
+    { #name, name##_cases, sizeof name##_cases / sizeof *name##_cases }
+    GROUP(attention),       GROUP(attention_grad),   GROUP(conv),
+    GROUP(conv_grad_input), GROUP(conv_grad_weight),
+};
+
+/* ---- the walk ---- */
+
+static const char *device_name = "cuda-emulated0", *only_op;
+static char settings[256];
+
+typedef struct fixture {
+    kin_context *context;
+    kin_backends *backends;
+    kin_device *device;
+    kin_suite *suite;
+} fixture;
+
+static int setup(void **state) {
+    static fixture made;
+    const kin_context_options options = {.struct_size = sizeof options, .settings = settings};
+    *state = &made;
+    if (kin_context_create(&options, &made.context) != KIN_OK) return -1;
+    kin_status status =
+        kin_backends_load(made.context, getenv("KINORA_BACKEND_PATH"), &made.backends);
+    if (status == KIN_OK) status = kin_device_open(made.backends, device_name, &made.device);
+    if (status == KIN_OK) status = kin_suite_open(made.device, &made.suite);
+    if (status != KIN_OK) print_message("%s\n", kin_context_error(made.context));
+    return status == KIN_OK ? 0 : -1;
+}
+
+static int teardown(void **state) {
+    fixture *made = *state;
+    kin_suite_close(made->suite);
+    kin_device_close(made->device);
+    kin_backends_free(made->backends);
+    kin_context_destroy(made->context);
+    return 0;
+}
+
+static bool is_wanted(const char *op) {
+    return only_op == NULL || strcmp(only_op, op) == 0;
+}
+
+/* f32 goes to other kernels than f16 and bf16, which share theirs: the ops' own
+ * cases have both. */
+static void every_variant_is_right(void **state) {
+    static const kin_dtype dtypes[] = {KIN_F32, KIN_BF16};
+    fixture *made = *state;
+    int failed = 0, passed = 0;
+    for (size_t g = 0; g < sizeof groups / sizeof *groups; g++)
+        for (size_t i = 0; i < groups[g].count && is_wanted(groups[g].op); i++)
+            for (size_t d = 0; d < 2; d++) {
+                kin_suite_result result = {0};
+                kin_suite_run_results(made->suite, kin_op_find(groups[g].op), &groups[g].cases[i],
+                                      dtypes[d], &result);
+                const bool right = result.verdict == KIN_SUITE_PASSED && !result.lowered;
+                passed += right;
+                failed += !right;
+                if (!right)
+                    print_message("%s, %s, %s: %s\n", groups[g].op, groups[g].cases[i].name,
+                                  kin_dtype_name(dtypes[d]),
+                                  result.lowered ? "has no kernel" : result.message);
+            }
+    print_message("%d cases passed, %d failed\n", passed, failed);
+    assert_int_equal(failed, 0);
+}
+
+/* The same comparison refuses a result with one element changed after the run.
+ */
+static void wrong_results_are_refused(void **state) {
+    fixture *made = *state;
+    for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
+        kin_suite_result result = {0};
+        if (!is_wanted(groups[g].op)) continue;
+        kin_suite_run_spoiled(made->suite, kin_op_find(groups[g].op),
+                              &groups[g].cases[groups[g].count - 1], KIN_BF16, &result);
+        assert_int_equal(result.verdict, KIN_SUITE_PASSED);
+        assert_int_equal(result.controls, 1);
+    }
+}
+
+/* The name of the row that serves attention of bf16 rows [1, 1, tokens, 1, 96]. */
+static const char *row_of(kin_device *device, int64_t tokens) {
+    const kin_attention_attrs attrs = {.scale = 0.1};
+    const kin_desc rows = kin_desc_dense(KIN_BF16, 5, (int64_t[]){1, 1, tokens, 1, 96});
+    const kin_desc sums = kin_desc_dense(KIN_F32, 4, (int64_t[]){1, 1, 1, tokens});
+    const kin_operand in[3] = {{.desc = rows}, {.desc = rows}, {.desc = rows}};
+    const kin_operand out[2] = {{.desc = rows}, {.desc = sums}};
+    const kin_call call = {
+        .op = "attention", .attrs = &attrs, .in_count = 3, .out_count = 2, .in = in, .out = out};
+    for (size_t i = 0; device->backend->kernel(device, i) != NULL; i++) {
+        const kin_kernel *row = device->backend->kernel(device, i);
+        if (strcmp(row->op, "attention") == 0 && row->can(device, &call)) return row->name;
+    }
+    return "none";
+}
+
+/* Hopper's kernel serves where it is asked for and the device has its instructions, and only there.
+ */
+static void hopper_serves_if_asked_for(void **state) {
+    fixture *made = *state;
+    const bool asked = strstr(settings, "cuda.hopper=on") != NULL &&
+                       strstr(made->device->info.description, "capability 9.0") != NULL;
+    assert_string_equal(row_of(made->device, 1024),
+                        asked ? "cuda_attention_hopper" : "cuda_attention");
+    assert_string_equal(row_of(made->device, 256), "cuda_attention");
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_variant_is_right),
+                                       cmocka_unit_test(wrong_results_are_refused),
+                                       cmocka_unit_test(hopper_serves_if_asked_for)};
+    if (argc > 1) device_name = argv[1];
+    if (argc > 2) snprintf(settings, sizeof settings, "%s", argv[2]);
+    if (argc > 3) only_op = argv[3];
+    for (char *c = settings; *c != 0; c++)
+        if (*c == ',') *c = '\n';
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
