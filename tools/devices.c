@@ -113,9 +113,6 @@ static void libraries(void) {
 #ifdef KIN_HAVE_PNG
     printf("libpng\t%s\n", png_get_libpng_ver(NULL));
 #endif
-#ifdef KIN_HAVE_MINIZIP
-    printf("minizip\t%s (when built)\n", KINORA_MINIZIP_VERSION);
-#endif
 #ifdef KIN_HAVE_SENTENCEPIECE
     printf("sentencepiece\t%s (when built)\n", KINORA_SENTENCEPIECE_VERSION);
 #endif

@@ -1,177 +1,234 @@
-/* kinora info: what a checkpoint holds, and what is missing of the model it seems to be. */
-#include "runtime/checkpoint.h"
-#include "runtime/weights.h"
-#include "tools/model_choice.h"
+/* kinora info: what a path holds, and whether generate could run with it. */
+#include "tools/info.h"
+
+#include "tools/system_internal.h"
 #include "tools/tool.h"
 #include "tools/verbs.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static const char verb[] = "info";
 
-enum { MAX_NAME = 1024 };
+typedef struct request {
+    const char *path, *model;
+    kin_system_overrides overrides;
+    bool list, json;
+} request;
 
-/* A model's variables and which of them the file has. */
-typedef struct match {
-    kin_graph *graph;
-    int variables, found, other_shape, unexpected;
-    bool *has;
-} match;
-
-static int find_variable(const kin_graph *graph, const char *name) {
-    for (int i = 0; i < kin_variable_count(graph); i++)
-        if (strcmp(kin_variable_name(graph, kin_variable_at(graph, i)), name) == 0) return i;
-    return -1;
+static int put_json(json_t *object) {
+    bool written = object && json_dumpf(object, stdout, JSON_INDENT(1)) == 0;
+    putchar('\n');
+    json_decref(object);
+    return written ? KIN_EXIT_OK : KIN_EXIT_FAILED;
 }
 
-/* Counts the variables that a tensor, by the name that the model gave it, belongs to; false if
- * none.
- */
-static bool match_name(match *m, const kin_named_tensor *tensor, const char *name, FILE *out) {
-    kin_weights_target target;
-    bool known = false;
-    for (int k = 0; kin_weights_target_at(name, k, &target); k++) {
-        int index = find_variable(m->graph, target.name);
-        if (index < 0) continue;
-        const kin_desc *desc = kin_tensor_desc(m->graph, kin_variable_at(m->graph, index));
-        bool fit = kin_weights_target_fits(&target, &tensor->desc, desc);
-        /* T5's table may be there under two names, and other variables in parts. */
-        if (!m->has[index]) {
-            m->found += fit;
-            m->other_shape += !fit;
-        }
-        m->has[index] = known = true;
-        char have[128], want[128];
-        if (out && !fit)
-            fprintf(out, "another shape\t%s\t%s, the model has %s\n", tensor->name,
-                    kin_desc_shape_text(&tensor->desc, have, sizeof have),
-                    kin_desc_shape_text(desc, want, sizeof want));
-    }
-    return known;
-}
-
-/* Counts what of the file belongs to the model. With `out` it is told, too. */
-static kin_status compare(kin_context *context, const kin_checkpoint *file,
-                          const kin_model_choice *choice, match *m, FILE *out) {
-    *m = (match){.graph = NULL};
-    kin_status status = kin_graph_create(context, &m->graph);
-    if (status != KIN_OK) return status;
-    kin_model_append_any(m->graph, choice);
-    status = kin_graph_status(m->graph);
-    m->variables = kin_variable_count(m->graph);
-    m->has = kin_calloc(context, (size_t)m->variables + 1, sizeof *m->has);
-    if (status == KIN_OK && !m->has) status = KIN_OUT_OF_MEMORY;
-    for (size_t i = 0; status == KIN_OK && i < kin_checkpoint_count(file); i++) {
-        const kin_named_tensor *tensor = kin_checkpoint_at(file, i);
-        char name[MAX_NAME];
-        if (!kin_model_rename(choice, tensor->name, name, sizeof name)) continue;
-        if (strpbrk(tensor->name, "|{") || !match_name(m, tensor, name, out)) {
-            m->unexpected++;
-            if (out) fprintf(out, "unexpected\t%s\n", tensor->name);
-        }
-    }
-    for (int i = 0; status == KIN_OK && out && i < m->variables; i++)
-        if (!m->has[i])
-            fprintf(out, "missing\t%s\n",
-                    kin_variable_name(m->graph, kin_variable_at(m->graph, i)));
-    return status;
-}
-
-static void free_match(kin_context *context, match *m) {
-    kin_free(context, m->has);
-    kin_graph_destroy(m->graph);
-}
-
-/* Of two models that explain as much of a file the one that misses less: PixArt's names are a part
- * of STDiT's and of Latte's. */
-static bool better(const match *a, const match *b, size_t tensors) {
-    int a_known = (int)tensors - a->unexpected - a->other_shape;
-    int b_known = (int)tensors - b->unexpected - b->other_shape;
-    if (a_known != b_known) return a_known > b_known;
-    return a->variables - a->found < b->variables - b->found;
-}
-
-/* The configuration beside the file, else the named model that most of the file fits; false if none
- * does. */
-static bool guess(kin_context *context, const char *path, const kin_checkpoint *file,
-                  kin_model_choice *out) {
-    char *folder =
-        kin_file_is_folder(path) ? kin_strdup(context, path) : kin_path_folder(context, path);
-    bool known = folder && kin_model_choose(context, folder, out) == KIN_OK;
-    kin_free(context, folder);
-    if (known) return true;
-    size_t tensors = kin_checkpoint_count(file);
-    kin_model_choice candidate;
-    match best = {.unexpected = (int)tensors};
-    for (int i = 0; kin_model_named_at(context, i, &candidate); i++) {
-        match m;
-        kin_status status = compare(context, file, &candidate, &m, NULL);
-        if (status == KIN_OK && m.found > 0 && better(&m, &best, tensors)) {
-            best = m;
-            *out = candidate;
-        }
-        free_match(context, &m);
-    }
-    return (size_t)best.found > tensors / 2;
-}
-
-static void print_totals(const kin_checkpoint *file, const char *path) {
-    int64_t tensors[KIN_DTYPE_COUNT] = {0}, elements[KIN_DTYPE_COUNT] = {0}, all = 0;
-    uint64_t bytes = 0;
-    char text[32];
+static void print_tensors(const kin_checkpoint *file) {
     for (size_t i = 0; i < kin_checkpoint_count(file); i++) {
-        const kin_desc *desc = &kin_checkpoint_at(file, i)->desc;
-        tensors[desc->dtype]++;
-        elements[desc->dtype] += kin_desc_count(desc);
-        all += kin_desc_count(desc);
-        bytes += kin_desc_bytes(desc);
+        const kin_named_tensor *tensor = kin_checkpoint_at(file, i);
+        char shape[128];
+        printf("%s\t%s\t%s\n", tensor->name, kin_dtype_name(tensor->desc.dtype),
+               kin_desc_shape_text(&tensor->desc, shape, sizeof shape));
     }
-    printf("%s: %zu tensors, %lld parameters, %s\n", path, kin_checkpoint_count(file),
-           (long long)all, kin_bytes_text(bytes, text, sizeof text));
-    for (int d = 0; d < KIN_DTYPE_COUNT; d++)
-        if (tensors[d])
-            printf("%s\t%lld tensors\t%lld parameters\n", kin_dtype_name((kin_dtype)d),
-                   (long long)tensors[d], (long long)elements[d]);
 }
 
-static kin_status print_model(kin_context *context, const char *path, const kin_checkpoint *file,
-                              const char *model) {
-    kin_model_choice choice;
-    if (model) {
-        kin_status status = kin_model_choose(context, model, &choice);
-        if (status != KIN_OK) return status;
-    } else if (!guess(context, path, file, &choice)) {
-        printf("model\tnone that is known\n");
-        return KIN_OK;
+/* The model that a lone file is of: the one that was named, that of the configuration beside it, or
+ * the one that most of it fits. *out_known is false if there is none. */
+static kin_status choose_model(kin_context *context, const request *r, const kin_checkpoint *file,
+                               kin_model_choice *out, bool *out_known) {
+    const char *path = kin_checkpoint_path(file);
+    *out_known = true;
+    if (r->model) return kin_model_choose(context, r->model, out);
+    kin_part_kind part = kin_guess_part(file);
+    kin_part found = {0};
+    *out = (kin_model_choice){.kind = KIN_MODEL_VAE};
+    if (part == KIN_PART_VAE || part == KIN_PART_TEXT_ENCODER) {
+        kin_status status = kin_part_find(context, part, path, &found);
+        char *config = found.config;
+        found.config = NULL;
+        kin_part_free(context, &found);
+        if (status == KIN_OK && config) status = kin_model_choose(context, config, out);
+        else if (status == KIN_OK && part == KIN_PART_VAE) {
+            status = kin_guess_vae(context, file, path, &out->vae);
+            snprintf(out->name, sizeof out->name, "%s", kin_vae_kind_name(out->vae.kind));
+        } else if (status == KIN_OK) {
+            out->kind = KIN_MODEL_T5;
+            status = kin_guess_t5(context, file, path, &out->t5);
+            snprintf(out->name, sizeof out->name, "T5 encoder");
+        }
+        kin_free(context, config);
+        if (status != KIN_UNSUPPORTED) return status;
     }
-    match m;
-    kin_status status = compare(context, file, &choice, &m, stdout);
-    if (status == KIN_OK)
-        printf("model\t%s: %d of %d tensors, %d of another shape, %d unexpected\n", choice.name,
-               m.found, m.variables, m.other_shape, m.unexpected);
-    free_match(context, &m);
+    *out_known = kin_weights_match_guess(context, file, out);
+    return KIN_OK;
+}
+
+/* One file of weights, or the folder of one. */
+static int run_file(kin_context *context, const request *r, const char *path) {
+    kin_checkpoint *file = NULL;
+    kin_info_part part = {0};
+    kin_model_choice model;
+    bool known = false;
+    int code = KIN_EXIT_FAILED;
+    kin_status status = kin_checkpoint_open(context, path, r->overrides.entry, &file);
+    if (status == KIN_OK && r->list && !r->json) print_tensors(file);
+    if (status == KIN_OK) status = choose_model(context, r, file, &model, &known);
+    if (status == KIN_OK) status = kin_info_file(context, file, known ? &model : NULL, &part);
+    if (status != KIN_OK) {
+        code = kin_report(context, verb, status);
+    } else {
+        code = kin_info_fits(&part, known && model.kind == KIN_MODEL_VAE) ? KIN_EXIT_OK
+                                                                          : KIN_EXIT_FAILED;
+        if (!r->json) kin_info_print_file(&part, path);
+        else if (put_json(kin_info_file_json(&part, path)) != KIN_EXIT_OK) code = KIN_EXIT_FAILED;
+    }
+    kin_info_part_free(context, &part);
+    kin_checkpoint_close(file);
+    return code;
+}
+
+static int run_system(kin_context *context, const request *r, const kin_system *system) {
+    kin_info_system info;
+    int code = KIN_EXIT_FAILED;
+    kin_status status = kin_info_gather(system, &info);
+    for (int i = 0; status == KIN_OK && r->list && !r->json && i < KIN_PART_TOKENIZER; i++) {
+        kin_checkpoint *file = NULL;
+        const kin_part *part = &system->parts[i];
+        if (!info.parts[i].has_model) continue;
+        status = kin_checkpoint_open(context, part->path, part->entry, &file);
+        if (status == KIN_OK) print_tensors(file);
+        kin_checkpoint_close(file);
+    }
+    if (status != KIN_OK) {
+        code = kin_report(context, verb, status);
+    } else {
+        code = kin_info_can_generate(&info) ? KIN_EXIT_OK : KIN_EXIT_FAILED;
+        if (!r->json) kin_info_print(&info, r->path);
+        else if (put_json(kin_info_json(&info, r->path)) != KIN_EXIT_OK) code = KIN_EXIT_FAILED;
+        for (int i = 0; i < KIN_PART_SCHEDULER; i++)
+            if (kin_system_need(system, (kin_part_kind)i) != KIN_OK)
+                kin_report(context, verb, KIN_NOT_FOUND);
+    }
+    kin_info_free(&info);
+    return code;
+}
+
+/* The file of weights that a path is or holds. */
+static kin_status find_file(kin_context *context, const char *path, char **out_file) {
+    char *place = NULL;
+    *out_file = NULL;
+    kin_status status = kin_place_of_part(context, path, &place);
+    if (status != KIN_OK || !kin_file_is_folder(place)) {
+        *out_file = place;
+        return status;
+    }
+    status = kin_place_weights(context, place, out_file);
+    if (status == KIN_OK && !*out_file)
+        status = kin_fail(context, KIN_NOT_FOUND, "%s: no file of weights in it", place);
+    kin_free(context, place);
     return status;
+}
+
+/* The same if it is no denoiser but opens; NULL otherwise. */
+static char *lone_weights(kin_context *context, const char *path) {
+    kin_checkpoint *file = NULL;
+    char *weights = NULL;
+    bool alone = find_file(context, path, &weights) == KIN_OK &&
+                 kin_checkpoint_open(context, weights, NULL, &file) == KIN_OK &&
+                 kin_guess_part(file) != KIN_PART_DENOISER;
+    kin_checkpoint_close(file);
+    if (alone) return weights;
+    kin_free(context, weights);
+    return NULL;
+}
+
+/* One file against the model that was named. */
+static int run_named(kin_context *context, const request *r) {
+    kin_model_choice model;
+    char *file = NULL;
+    kin_status status = kin_model_choose(context, r->model, &model);
+    if (status == KIN_OK) status = find_file(context, r->path, &file);
+    int code = status == KIN_OK ? run_file(context, r, file) : kin_report(context, verb, status);
+    kin_free(context, file);
+    return code;
+}
+
+/* What a file holds can be listed though nothing more can be told of it. */
+static void list_file(kin_context *context, const request *r) {
+    kin_checkpoint *file = NULL;
+    char *path = NULL;
+    if (find_file(context, r->path, &path) == KIN_OK &&
+        kin_checkpoint_open(context, path, r->overrides.entry, &file) == KIN_OK)
+        print_tensors(file);
+    kin_checkpoint_close(file);
+    kin_free(context, path);
+}
+
+static int run(kin_context *context, const request *r) {
+    const kin_system_overrides *o = &r->overrides;
+    bool forced = o->denoiser || o->vae || o->text_encoder || o->tokenizer || o->scheduler;
+    kin_system system;
+    if (r->model && !forced) return run_named(context, r);
+    kin_status status = kin_system_open(context, r->path, o, &system);
+    if (status == KIN_OK) {
+        int code = run_system(context, r, &system);
+        kin_system_close(&system);
+        return code;
+    }
+    /* A lone autoencoder or text encoder is told as such; of all else the message stands. */
+    char *message = kin_strdup(context, kin_context_error(context));
+    char *alone = forced ? NULL : lone_weights(context, r->path);
+    int code;
+    if (!alone && !forced && r->list && !r->json) list_file(context, r);
+    if (alone) {
+        code = run_file(context, r, alone);
+    } else {
+        if (message) kin_fail(context, status, "%s", message);
+        code = kin_report(context, verb, status);
+    }
+    kin_free(context, message);
+    kin_free(context, alone);
+    return code;
 }
 
 int kin_verb_info(int count, char **arguments) {
     kin_common common = {0};
-    const char *entry = NULL, *model = NULL;
-    bool list = false;
+    request r = {0};
     int left = 0;
     const kin_flag flags[] = {
         {.name = "list",
          .letter = 'l',
-         .on = &list,
+         .on = &r.list,
          .help = "name, dtype and shape of every tensor"},
+        {.name = "json", .on = &r.json, .help = "one JSON object on standard output"},
         {.name = "model",
          .argument = "MODEL",
-         .text = &model,
-         .help = "hold it against this model (see kinora plan); default: what it looks like"},
+         .text = &r.model,
+         .help = "hold a file against this model (see kinora plan)"},
+        {.name = "denoiser",
+         .argument = "PATH",
+         .text = &r.overrides.denoiser,
+         .help = "in place of the path's own; also the following"},
+        {.name = "vae", .argument = "PATH", .text = &r.overrides.vae, .help = "autoencoder"},
+        {.name = "text-encoder",
+         .argument = "PATH",
+         .text = &r.overrides.text_encoder,
+         .help = "T5 or mT5"},
+        {.name = "tokenizer",
+         .argument = "PATH",
+         .text = &r.overrides.tokenizer,
+         .help = "a SentencePiece model (spiece.model)"},
+        {.name = "scheduler",
+         .argument = "PATH",
+         .text = &r.overrides.scheduler,
+         .help = "scheduler_config.json"},
+        {.name = "system",
+         .argument = "NAME",
+         .text = &r.overrides.system,
+         .help = "open-sora-1.0, open-sora-1.1, latte, pixart-alpha or open-sora-plan-1.2"},
         {.name = "entry",
          .argument = "KEY",
-         .text = &entry,
-         .help = "of a .pth file: the key of the state dict, such as ema"},
+         .text = &r.overrides.entry,
+         .help = "of pickled weights: the key of the state dict, such as ema"},
         {.name = "quiet", .letter = 'q', .on = &common.quiet, .help = "errors only"},
         {.name = "verbose", .letter = 'v', .on = &common.verbose, .help = "more of what happens"},
     };
@@ -179,20 +236,8 @@ int kin_verb_info(int count, char **arguments) {
         kin_parse_flags(verb, flags, sizeof flags / sizeof *flags, count, arguments, 1, 1, &left);
     if (code < 0) code = kin_common_open(&common, false);
     if (code >= 0) return code;
-    kin_checkpoint *file = NULL;
-    kin_status status = kin_checkpoint_open(common.context, arguments[0], entry, &file);
-    if (status == KIN_OK) {
-        print_totals(file, arguments[0]);
-        for (size_t i = 0; list && i < kin_checkpoint_count(file); i++) {
-            const kin_named_tensor *tensor = kin_checkpoint_at(file, i);
-            char shape[128];
-            printf("%s\t%s\t%s\n", tensor->name, kin_dtype_name(tensor->desc.dtype),
-                   kin_desc_shape_text(&tensor->desc, shape, sizeof shape));
-        }
-        status = print_model(common.context, arguments[0], file, model);
-    }
-    code = status == KIN_OK ? KIN_EXIT_OK : kin_report(common.context, verb, status);
-    kin_checkpoint_close(file);
+    r.path = arguments[0];
+    code = run(common.context, &r);
     kin_common_close(&common);
     return code;
 }

@@ -1,7 +1,6 @@
 /* Models by name, by configuration file or by folder. */
 #include "tools/model_choice.h"
 
-#include "models/vae_temporal.h"
 #include "runtime/file.h"
 #include "runtime/json.h"
 
@@ -11,12 +10,10 @@
 static const char *const t5_names[] = {"t5-v1_1-xxl",  "t5-v1_1-xl",    "t5-v1_1-large",
                                        "t5-v1_1-base", "t5-v1_1-small", "mt5-xxl"};
 
-static const char *const plan_names[] = {"OpenSoraT2V-ROPE-L/122", "OpenSoraT2V-ROPE-L/122-480p"};
 static const char *const causal_names[] = {"causal-vae-1.2", "causal-vae-1.1"};
 
 enum {
     T5_NAMES = sizeof t5_names / sizeof *t5_names,
-    PLAN_NAMES = sizeof plan_names / sizeof *plan_names,
     CAUSAL_NAMES = sizeof causal_names / sizeof *causal_names
 };
 
@@ -35,55 +32,38 @@ bool kin_model_named_at(kin_context *context, int index, kin_model_choice *out) 
         return kin_t5_config_named(context, out->name, &out->t5) == KIN_OK;
     }
     index -= T5_NAMES;
-    if (index < PLAN_NAMES) {
-        out->kind = KIN_MODEL_OPENSORA_PLAN;
-        snprintf(out->name, sizeof out->name, "%s", plan_names[index]);
-        return kin_opensora_plan_config_named(context, out->name, &out->opensora_plan) == KIN_OK;
-    }
-    index -= PLAN_NAMES;
+    out->kind = KIN_MODEL_VAE;
+    out->vae.sd = kin_sd_vae_config_default();
     if (index < CAUSAL_NAMES) {
-        out->kind = KIN_MODEL_CAUSAL_VAE;
+        out->vae.kind = KIN_VAE_CAUSAL;
         snprintf(out->name, sizeof out->name, "%s", causal_names[index]);
-        return kin_causal_vae_config_named(context, out->name, &out->causal_vae) == KIN_OK;
+        return kin_causal_vae_config_named(context, out->name, &out->vae.causal) == KIN_OK;
     }
     index -= CAUSAL_NAMES;
-    out->kind = index ? KIN_MODEL_VAE_TEMPORAL : KIN_MODEL_SD_VAE;
+    out->vae.kind = index ? KIN_VAE_TEMPORAL : KIN_VAE_SD;
     snprintf(out->name, sizeof out->name, "%s", index ? "vae-temporal" : "sd-vae");
-    out->vae = kin_sd_vae_config_default();
     return index < 2;
 }
 
-/* What a configuration describes, by the keys that only one kind has. */
-static kin_status parse(kin_context *context, const json_t *json, const char *path,
-                        kin_model_choice *out) {
-    if (json_object_get(json, "block_out_channels")) {
-        const char *name = json_string_value(json_object_get(json, "_class_name"));
-        bool temporal = name && strcmp(name, "AutoencoderKLTemporalDecoder") == 0;
-        out->kind = temporal ? KIN_MODEL_VAE_TEMPORAL : KIN_MODEL_SD_VAE;
-        snprintf(out->name, sizeof out->name, "%s", temporal ? name : "AutoencoderKL");
-        return kin_sd_vae_config_parse(context, json, path, KIN_UNKNOWN_KEYS_WARN, &out->vae);
+kin_status kin_model_parse(kin_context *context, const json_t *json, const char *path,
+                           kin_model_choice *out) {
+    kin_status status;
+    if (json_object_get(json, "block_out_channels") || json_object_get(json, "hidden_size_mult")) {
+        out->kind = KIN_MODEL_VAE;
+        status = kin_vae_config_parse(context, json, path, KIN_UNKNOWN_KEYS_WARN, &out->vae);
+        if (status == KIN_OK)
+            snprintf(out->name, sizeof out->name, "%s", kin_vae_kind_name(out->vae.kind));
+        return status;
     }
     if (json_object_get(json, "d_model")) {
         out->kind = KIN_MODEL_T5;
         snprintf(out->name, sizeof out->name, "T5 encoder");
         return kin_t5_config_parse(context, json, path, KIN_UNKNOWN_KEYS_WARN, &out->t5);
     }
-    if (json_object_get(json, "hidden_size_mult")) {
-        out->kind = KIN_MODEL_CAUSAL_VAE;
-        snprintf(out->name, sizeof out->name, "CausalVAEModel");
-        return kin_causal_vae_config_parse(context, json, path, KIN_UNKNOWN_KEYS_WARN,
-                                           &out->causal_vae);
-    }
-    if (json_object_get(json, "interpolation_scale_t")) {
-        out->kind = KIN_MODEL_OPENSORA_PLAN;
-        snprintf(out->name, sizeof out->name, "OpenSoraT2V");
-        return kin_opensora_plan_config_parse(context, json, path, KIN_UNKNOWN_KEYS_WARN,
-                                              &out->opensora_plan);
-    }
     if (json_object_get(json, "caption_channels") || json_object_get(json, "patch_size") ||
         json_object_get(json, "type") || json_object_get(json, "attention_head_dim")) {
         out->kind = KIN_MODEL_DENOISER;
-        kin_status status =
+        status =
             kin_denoiser_config_parse(context, json, path, KIN_UNKNOWN_KEYS_WARN, &out->denoiser);
         snprintf(out->name, sizeof out->name, "%s", kin_denoiser_kind_name(out->denoiser.kind));
         return status;
@@ -98,7 +78,7 @@ static kin_status parse(kin_context *context, const json_t *json, const char *pa
 static kin_status read_config(kin_context *context, const char *path, kin_model_choice *out) {
     json_t *json = NULL;
     kin_status status = kin_json_load(context, path, &json);
-    if (status == KIN_OK) status = parse(context, json, path, out);
+    if (status == KIN_OK) status = kin_model_parse(context, json, path, out);
     json_decref(json);
     return status;
 }
@@ -147,7 +127,8 @@ kin_status kin_model_choose(kin_context *context, const char *text, kin_model_ch
 static void append_denoiser(kin_graph *graph, const kin_denoiser_config *c) {
     kin_precision precision = {0};
     kin_denoiser_shape shape = kin_denoiser_shape_of(c);
-    int64_t one = 1, side = shape.patch, x[5] = {1, shape.in_channels, 1, side, side};
+    int64_t one = 1, side = shape.patch;
+    int64_t x[5] = {1, shape.in_channels, shape.patch_t, side, side};
     int64_t y[3] = {1, 1, shape.caption_channels};
     kin_denoiser_inputs inputs = {.x = kin_input(graph, "x", KIN_F32, 5, x),
                                   .timestep = kin_input(graph, "timestep", KIN_F32, 1, &one),
@@ -156,47 +137,25 @@ static void append_denoiser(kin_graph *graph, const kin_denoiser_config *c) {
     kin_denoiser(graph, c, &precision, &inputs);
 }
 
-static void append_plan(kin_graph *graph, const kin_opensora_plan_config *c) {
+/* The smallest video and the smallest latents. */
+static void append_vae(kin_graph *graph, const kin_vae_config *c) {
     kin_precision precision = {0};
-    int64_t one = 1, x[5] = {1, c->in_channels, c->patch_size_t, c->patch_size, c->patch_size};
-    int64_t text[4] = {1, 1, 1, c->caption_channels};
-    kin_opensora_plan_inputs inputs = {.x = kin_input(graph, "x", KIN_F32, 5, x),
-                                       .timestep = kin_input(graph, "timestep", KIN_F32, 1, &one),
-                                       .text = kin_input(graph, "y", KIN_F32, 4, text)};
-    kin_opensora_plan(graph, c, &precision, &inputs);
-}
-
-static void append_causal_vae(kin_graph *graph, const kin_causal_vae_config *c) {
-    kin_precision precision = {0};
-    int64_t space = kin_causal_vae_space_factor(c);
-    int64_t videos[5] = {1, 3, 1, space, space}, latents[5] = {1, c->embed_dim, 1, 1, 1};
-    kin_tensor x = kin_input(graph, "videos", KIN_F32, 5, videos);
-    kin_causal_vae_encode(graph, c, &precision, x);
-    kin_causal_vae_decode(graph, c, &precision, kin_input(graph, "latents", KIN_F32, 5, latents));
+    kin_vae_shape shape = kin_vae_shape_of(c);
+    int64_t side = shape.space_factor, videos[5] = {1, 3, 1, side, side};
+    int64_t latents[5] = {1, shape.channels, 1, 1, 1};
+    kin_vae_encode(graph, c, &precision, kin_input(graph, "videos", KIN_F32, 5, videos));
+    kin_vae_decode(graph, c, &precision, kin_input(graph, "latents", KIN_F32, 5, latents));
 }
 
 void kin_model_append_any(kin_graph *graph, const kin_model_choice *choice) {
     kin_precision precision = {0};
     if (choice->kind == KIN_MODEL_DENOISER) {
         append_denoiser(graph, &choice->denoiser);
-    } else if (choice->kind == KIN_MODEL_OPENSORA_PLAN) {
-        append_plan(graph, &choice->opensora_plan);
-    } else if (choice->kind == KIN_MODEL_CAUSAL_VAE) {
-        append_causal_vae(graph, &choice->causal_vae);
-    } else if (choice->kind == KIN_MODEL_T5) {
+    } else if (choice->kind == KIN_MODEL_VAE) {
+        append_vae(graph, &choice->vae);
+    } else {
         kin_tensor ids = kin_input(graph, "ids", KIN_I32, 2, (int64_t[]){1, 1});
         kin_t5_encode(graph, &choice->t5, &precision, ids, KIN_NONE, false);
-    } else {
-        const kin_sd_vae_config *c = &choice->vae;
-        int64_t f = kin_sd_vae_factor(c);
-        kin_tensor images =
-            kin_input(graph, "images", KIN_F32, 4, (int64_t[]){1, c->in_channels, f, f});
-        kin_tensor latents =
-            kin_input(graph, "latents", KIN_F32, 4, (int64_t[]){1, c->latent_channels, 1, 1});
-        kin_sd_vae_encode(graph, c, &precision, images, false);
-        if (choice->kind == KIN_MODEL_SD_VAE)
-            kin_sd_vae_decode(graph, c, &precision, latents, false);
-        else kin_vae_temporal_decode(graph, c, &precision, latents, 1, false);
     }
 }
 
@@ -205,15 +164,10 @@ bool kin_model_rename(const kin_model_choice *choice, const char *file_name, cha
     switch (choice->kind) {
     case KIN_MODEL_DENOISER:
         return kin_denoiser_rename(&choice->denoiser, file_name, out_name, size);
-    case KIN_MODEL_SD_VAE:
-    case KIN_MODEL_VAE_TEMPORAL:
-        return kin_sd_vae_rename(&choice->vae, file_name, out_name, size);
+    case KIN_MODEL_VAE:
+        return kin_vae_rename(&choice->vae, file_name, out_name, size);
     case KIN_MODEL_T5:
         return kin_t5_rename(&choice->t5, file_name, out_name, size);
-    case KIN_MODEL_OPENSORA_PLAN:
-        return kin_opensora_plan_rename(NULL, file_name, out_name, size);
-    case KIN_MODEL_CAUSAL_VAE:
-        return kin_causal_vae_rename(NULL, file_name, out_name, size);
     }
     return false;
 }

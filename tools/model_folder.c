@@ -1,10 +1,8 @@
 /* Configuration files of model folders. */
-#define _POSIX_C_SOURCE 200809L
 #include "tools/model_folder.h"
 
 #include "runtime/file.h"
 
-#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,63 +29,11 @@ kin_status kin_copy_file(kin_context *context, const char *source, const char *t
     return status;
 }
 
-kin_status kin_copy_weights(kin_context *context, const char *source, const char *target) {
-    static const char *const endings[] = {".safetensors", ".bin", ".index.json"};
-    size_t found = 0;
-    kin_status status = KIN_OK;
-    DIR *folder = opendir(source);
-    if (!folder) return kin_fail(context, KIN_NOT_FOUND, "%s: there is no such folder", source);
-    for (struct dirent *entry; status == KIN_OK && (entry = readdir(folder));) {
-        bool wanted = false;
-        for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
-            wanted = wanted || kin_path_ends_with(entry->d_name, endings[i]);
-        if (!wanted || entry->d_name[0] == '.') continue;
-        char *from = kin_path_join(context, source, entry->d_name);
-        char *to = kin_path_join(context, target, entry->d_name);
-        if (!from || !to) status = KIN_OUT_OF_MEMORY;
-        else status = kin_copy_file(context, from, to);
-        kin_free(context, from);
-        kin_free(context, to);
-        found++;
-    }
-    closedir(folder);
-    if (status == KIN_OK && !found)
-        status = kin_fail(context, KIN_NOT_FOUND, "%s: no weights in it", source);
-    return status;
-}
-
 kin_status kin_write_vae_config(kin_context *context, const char *folder,
                                 const kin_sd_vae_config *config) {
-    json_t *channels = json_array(), *down = json_array(), *up = json_array();
-    for (int i = 0; i < config->levels; i++) {
-        json_array_append_new(channels, json_integer(config->block_out_channels[i]));
-        json_array_append_new(down, json_string("DownEncoderBlock2D"));
-        json_array_append_new(up, json_string("UpDecoderBlock2D"));
-    }
-    json_t *object = json_pack(
-        "{s:s, s:i, s:i, s:o, s:o, s:o, s:i, s:s, s:i, s:i, s:i, s:f}", "_class_name",
-        "AutoencoderKL", "in_channels", config->in_channels, "out_channels", config->out_channels,
-        "block_out_channels", channels, "down_block_types", down, "up_block_types", up,
-        "layers_per_block", config->layers_per_block, "act_fn", "silu", "latent_channels",
-        config->latent_channels, "norm_num_groups", config->norm_num_groups, "sample_size",
-        config->sample_size, "scaling_factor", config->scaling_factor);
-    if (!object) return kin_fail(context, KIN_OUT_OF_MEMORY, "no memory for %s", folder);
-    return kin_write_json(context, folder, "config.json", object);
-}
-
-kin_status kin_write_stdit_config(kin_context *context, const char *folder,
-                                  const kin_stdit_config *c) {
-    json_t *object = json_pack(
-        "{s:s, s:[i,i,i], s:i, s:[i,i,i], s:i, s:i, s:i, s:f, s:f, s:b, s:i, s:i, s:f, s:f, s:b}",
-        "_class_name", "STDiT", "input_size", c->input_size[0], c->input_size[1], c->input_size[2],
-        "in_channels", c->in_channels, "patch_size", c->patch_size[0], c->patch_size[1],
-        c->patch_size[2], "hidden_size", c->hidden_size, "depth", c->depth, "num_heads",
-        c->num_heads, "mlp_ratio", c->mlp_ratio, "class_dropout_prob", c->class_dropout_prob,
-        "pred_sigma", (int)c->pred_sigma, "caption_channels", c->caption_channels,
-        "model_max_length", c->model_max_length, "space_scale", c->space_scale, "time_scale",
-        c->time_scale, "train_y_embedding", (int)c->train_y_embedding);
-    if (!object) return kin_fail(context, KIN_OUT_OF_MEMORY, "no memory for %s", folder);
-    return kin_write_json(context, folder, "config.json", object);
+    json_t *object = NULL;
+    kin_status status = kin_sd_vae_config_json(context, config, &object);
+    return status == KIN_OK ? kin_write_json(context, folder, "config.json", object) : status;
 }
 
 kin_status kin_write_t5_config(kin_context *context, const char *folder, const kin_t5_config *c) {

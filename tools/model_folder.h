@@ -3,7 +3,6 @@
 #define KIN_TOOLS_MODEL_FOLDER_H
 
 #include "models/sd_vae.h"
-#include "models/stdit.h"
 #include "models/t5.h"
 
 #include <jansson.h>
@@ -11,16 +10,11 @@
 /* Each writes FOLDER/config.json (the folder is made) with the original's key names. */
 kin_status kin_write_vae_config(kin_context *context, const char *folder,
                                 const kin_sd_vae_config *config);
-kin_status kin_write_stdit_config(kin_context *context, const char *folder,
-                                  const kin_stdit_config *config);
 kin_status kin_write_t5_config(kin_context *context, const char *folder,
                                const kin_t5_config *config);
 /* Writes any object atomically, and frees it. */
 kin_status kin_write_json(kin_context *context, const char *folder, const char *name,
                           json_t *object);
-/* Copies the weights in a folder: .safetensors, .bin and indexes of their shards. KIN_NOT_FOUND if
- * there are none. */
-kin_status kin_copy_weights(kin_context *context, const char *source, const char *target);
 /* Copies a file, atomically. */
 kin_status kin_copy_file(kin_context *context, const char *source, const char *target);
 

@@ -34,9 +34,14 @@ kin_plan_request kin_plan_request_default(void) {
 int kin_plan_request_check(kin_plan_request *r, const char *verb) {
     if (r->size && !parse_size(r->size, r))
         return kin_usage_error(verb, "--size wants FRAMESxROWSxCOLUMNS, not \"%s\"", r->size);
+    bool packed = strcmp(r->weights, "q8_0") == 0;
+    if (packed) r->precision.weights = KIN_Q8_0;
     if (!parse_dtype(r->compute, &r->precision.compute) ||
-        !parse_dtype(r->weights, &r->precision.weights))
-        return kin_usage_error(verb, "--compute and --weights want f32, bf16 or f16");
+        (!packed && !parse_dtype(r->weights, &r->precision.weights)))
+        return kin_usage_error(verb, "--compute and --weights want f32, bf16 or f16, and the "
+                                     "weights of a forward pass q8_0, too");
+    if (packed && r->train)
+        return kin_usage_error(verb, "weights in q8_0 cannot be trained: --weights f32 or bf16");
     if (r->part && strcmp(r->part, "encoder") != 0 && strcmp(r->part, "decoder") != 0)
         return kin_usage_error(verb, "--part wants encoder or decoder, not \"%s\"", r->part);
     if (r->batch < 1 || r->batch > 1 << 20)
@@ -52,42 +57,59 @@ enum { VAE_FACTOR = 8 }; /* of the published autoencoder, in front of every publ
 
 int64_t kin_plan_text_length(const kin_plan_request *r) {
     if (r->text_length > 0) return r->text_length;
-    if (r->choice.kind == KIN_MODEL_OPENSORA_PLAN) return 512;
     if (r->choice.kind != KIN_MODEL_DENOISER) return 120;
     return kin_denoiser_shape_of(&r->choice.denoiser).text_length;
 }
 
-static kin_status append_denoiser(kin_graph *graph, const kin_plan_request *r) {
+/* The smallest whole number of latents for so many pixels or frames. */
+static int64_t latents_of(int64_t size, int64_t factor) {
+    return (size + factor - 1) / factor;
+}
+
+/* Frames of the latents: an odd number of frames begins with one that stands alone. */
+static int64_t latent_frames(int64_t frames, int64_t factor) {
+    return frames % 2 ? latents_of(frames - 1, factor) + 1 : latents_of(frames, factor);
+}
+
+/* A training step of the denoiser, as published. x: sizes of the latents. */
+static kin_status append_step(kin_graph *graph, const kin_plan_request *r, const int64_t x[5]) {
     const kin_denoiser_config *c = &r->choice.denoiser;
     kin_denoiser_shape shape = kin_denoiser_shape_of(c);
-    int64_t length = kin_plan_text_length(r), frames = shape.pictures ? 1 : r->frames;
-    int64_t rows = r->height / VAE_FACTOR, columns = r->width / VAE_FACTOR;
-    if (rows < 1 || columns < 1 || r->height % VAE_FACTOR || r->width % VAE_FACTOR)
+    kin_schedule *schedule = NULL;
+    kin_status status = kin_schedule_create(kin_graph_context(graph), 1000, NULL, &schedule);
+    if (status != KIN_OK) return status;
+    kin_video_training training = {.model = c,
+                                   .schedule = schedule,
+                                   .scaling_factor = 0.18215,
+                                   .caption_dropout = shape.null_captions,
+                                   .frame_masks = shape.frame_masks,
+                                   .plan_loss = c->kind == KIN_DENOISER_OPENSORA_PLAN,
+                                   .plan = {.noise_offset = 0.02, .snr_gamma = 5},
+                                   .precision = r->precision,
+                                   .batch = r->batch,
+                                   .frames = x[2],
+                                   .latent_height = x[3],
+                                   .latent_width = x[4],
+                                   .text_length = kin_plan_text_length(r)};
+    kin_training_update(graph, kin_video_training_loss(graph, &training), &optimizer);
+    kin_schedule_free(schedule);
+    return kin_graph_status(graph);
+}
+
+static kin_status append_denoiser(kin_graph *graph, const kin_plan_request *r) {
+    enum { PLAN_TIME_FACTOR = 4 };
+    const kin_denoiser_config *c = &r->choice.denoiser;
+    kin_denoiser_shape shape = kin_denoiser_shape_of(c);
+    int64_t x[5] = {r->batch, shape.in_channels, shape.pictures ? 1 : r->frames,
+                    r->height / VAE_FACTOR, r->width / VAE_FACTOR};
+    if (c->kind == KIN_DENOISER_OPENSORA_PLAN) x[2] = latent_frames(r->frames, PLAN_TIME_FACTOR);
+    if (x[3] < 1 || x[4] < 1 || r->height % VAE_FACTOR || r->width % VAE_FACTOR)
         return kin_fail(kin_graph_context(graph), KIN_INVALID,
                         "--size %s: rows and columns must be multiples of %d, the autoencoder's "
                         "factor",
                         r->size, VAE_FACTOR);
-    if (r->train) {
-        kin_schedule *schedule = NULL;
-        kin_status status = kin_schedule_create(kin_graph_context(graph), 1000, NULL, &schedule);
-        if (status != KIN_OK) return status;
-        kin_video_training training = {.model = c,
-                                       .schedule = schedule,
-                                       .scaling_factor = 0.18215,
-                                       .caption_dropout = shape.null_captions,
-                                       .frame_masks = shape.frame_masks,
-                                       .precision = r->precision,
-                                       .batch = r->batch,
-                                       .frames = frames,
-                                       .latent_height = rows,
-                                       .latent_width = columns,
-                                       .text_length = length};
-        kin_training_update(graph, kin_video_training_loss(graph, &training), &optimizer);
-        kin_schedule_free(schedule);
-        return kin_graph_status(graph);
-    }
-    int64_t x[5] = {r->batch, shape.in_channels, frames, rows, columns};
-    int64_t y[3] = {r->batch, length, shape.caption_channels};
+    if (r->train) return append_step(graph, r, x);
+    int64_t y[3] = {r->batch, kin_plan_text_length(r), shape.caption_channels};
     kin_denoiser_inputs inputs = {.x = kin_input(graph, "x", KIN_F32, 5, x),
                                   .timestep = kin_input(graph, "timestep", KIN_F32, 1, &r->batch),
                                   .y = kin_input(graph, "y", KIN_F32, 3, y),
@@ -98,14 +120,14 @@ static kin_status append_denoiser(kin_graph *graph, const kin_plan_request *r) {
 }
 
 static kin_status append_vae(kin_graph *graph, const kin_plan_request *r) {
-    const kin_sd_vae_config *c = &r->choice.vae;
+    const kin_sd_vae_config *c = &r->choice.vae.sd;
     int64_t factor = kin_sd_vae_factor(c), images = r->batch * r->frames;
     if (r->height % factor || r->width % factor)
         return kin_fail(kin_graph_context(graph), KIN_INVALID,
                         "--size %s: rows and columns must be multiples of %lld, the autoencoder's "
                         "factor",
                         r->size, (long long)factor);
-    bool temporal = r->choice.kind == KIN_MODEL_VAE_TEMPORAL;
+    bool temporal = r->choice.vae.kind == KIN_VAE_TEMPORAL;
     if (r->train && temporal)
         return kin_fail(kin_graph_context(graph), KIN_UNSUPPORTED,
                         "the temporal decoder is not trained here; plan it without --train");
@@ -143,52 +165,8 @@ static kin_status append_t5(kin_graph *graph, const kin_plan_request *r) {
     return kin_graph_status(graph);
 }
 
-/* The smallest whole number of latents for so many pixels or frames. */
-static int64_t latents_of(int64_t size, int64_t factor) {
-    return (size + factor - 1) / factor;
-}
-
-/* Frames of the latents: an odd number of frames begins with one that stands alone. */
-static int64_t latent_frames(int64_t frames, int64_t factor) {
-    return frames % 2 ? latents_of(frames - 1, factor) + 1 : latents_of(frames, factor);
-}
-
-static kin_status append_opensora_plan(kin_graph *graph, const kin_plan_request *r) {
-    enum { TIME_FACTOR = 4 };
-    const kin_opensora_plan_config *c = &r->choice.opensora_plan;
-    int64_t x[5] = {r->batch, c->in_channels, latent_frames(r->frames, TIME_FACTOR),
-                    latents_of(r->height, VAE_FACTOR), latents_of(r->width, VAE_FACTOR)};
-    int64_t text[4] = {r->batch, 1, kin_plan_text_length(r), c->caption_channels};
-    kin_opensora_plan_inputs in = {.timestep = kin_input(graph, "timestep", KIN_F32, 1, &r->batch),
-                                   .text = kin_input(graph, "y", KIN_F32, 4, text),
-                                   .text_mask = kin_input(graph, "y_mask", KIN_F32, 3, text)};
-    if (!r->train) {
-        in.x = kin_input(graph, "x", KIN_F32, 5, x);
-        kin_output(graph, "out", kin_opensora_plan(graph, c, &r->precision, &in));
-        return kin_graph_status(graph);
-    }
-    kin_schedule *schedule = NULL;
-    kin_status status = kin_schedule_create(kin_graph_context(graph), 1000, NULL, &schedule);
-    if (status != KIN_OK) return status;
-    kin_plan_loss_options options = {.noise_offset = 0.02, .snr_gamma = 5};
-    int64_t offset[5] = {r->batch, c->in_channels, 1, 1, 1};
-    kin_tensor latents = kin_input(graph, "latents", KIN_F32, 5, x);
-    kin_tensor t = kin_input(graph, "t", KIN_I32, 1, &r->batch);
-    kin_tensor noise =
-        kin_opensora_plan_noise(graph, &options, kin_input(graph, "noise", KIN_F32, 5, x),
-                                kin_input(graph, "offset", KIN_F32, 5, offset));
-    in.x = kin_diffusion_noise(graph, schedule, latents, t, noise);
-    kin_tensor out = kin_opensora_plan(graph, c, &r->precision, &in);
-    kin_tensor loss =
-        kin_opensora_plan_loss(graph, schedule, &options, latents, noise, t, out, KIN_NONE);
-    kin_output(graph, "loss", loss);
-    kin_training_update(graph, loss, &optimizer);
-    kin_schedule_free(schedule);
-    return kin_graph_status(graph);
-}
-
 static kin_status append_causal_vae(kin_graph *graph, const kin_plan_request *r) {
-    const kin_causal_vae_config *c = &r->choice.causal_vae;
+    const kin_causal_vae_config *c = &r->choice.vae.causal;
     int64_t space = kin_causal_vae_space_factor(c), time = kin_causal_vae_time_factor(c);
     if (r->train)
         return kin_fail(kin_graph_context(graph), KIN_UNSUPPORTED,
@@ -211,15 +189,11 @@ kin_status kin_plan_append(kin_graph *graph, const kin_plan_request *r) {
     switch (r->choice.kind) {
     case KIN_MODEL_DENOISER:
         return append_denoiser(graph, r);
-    case KIN_MODEL_SD_VAE:
-    case KIN_MODEL_VAE_TEMPORAL:
-        return append_vae(graph, r);
+    case KIN_MODEL_VAE:
+        return r->choice.vae.kind == KIN_VAE_CAUSAL ? append_causal_vae(graph, r)
+                                                    : append_vae(graph, r);
     case KIN_MODEL_T5:
         return append_t5(graph, r);
-    case KIN_MODEL_OPENSORA_PLAN:
-        return append_opensora_plan(graph, r);
-    case KIN_MODEL_CAUSAL_VAE:
-        return append_causal_vae(graph, r);
     }
     return KIN_INVALID;
 }

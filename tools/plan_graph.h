@@ -40,7 +40,7 @@ kin_plan_request kin_plan_request_default(void);
         {.name = "weights",                                                                        \
          .argument = "DTYPE",                                                                      \
          .text = &(request)->weights,                                                              \
-         .help = "f32 (default), bf16 or f16, of the weights"},                                    \
+         .help = "f32 (default), bf16, f16 or, without --train, q8_0, of the weights"},            \
         {.name = "text-length",                                                                    \
          .argument = "N",                                                                          \
          .integer = &(request)->text_length,                                                       \
@@ -55,8 +55,8 @@ int kin_plan_request_check(kin_plan_request *request, const char *verb);
 /* Tokens of a caption: what the flag says, else the model's own. */
 int64_t kin_plan_text_length(const kin_plan_request *request);
 /* Appends the model to an empty graph. Forward passes read "x", "timestep", "y", "y_lengths"
- * (denoisers; Open-Sora-Plan's "y_mask"), "ids", "lengths" (text encoders), "images" or "latents"
- * (VAEs), and end in an output; training steps are those of models/training.h. KIN_OK, or the
+ * (denoisers), "ids", "lengths" (text encoders), "images" or "latents" (VAEs), and end in an
+ * output; training steps are those of models/training.h. KIN_OK, or the
  * graph's first error. */
 kin_status kin_plan_append(kin_graph *graph, const kin_plan_request *request);
 

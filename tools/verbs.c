@@ -7,7 +7,7 @@
 
 const kin_verb kin_verbs[] = {
     {"train", "CONFIG.json", "train an autoencoder and a text-to-video model", kin_verb_train},
-    {"generate", "", "make a clip from a prompt", kin_verb_generate},
+    {"generate", "", "make pictures and videos from prompts, images and videos", kin_verb_generate},
     {"data synth", "FOLDER", "render the demo data set", kin_verb_data_synth},
     {"data sheet", "", "make a picture of the clips of a data set", kin_verb_data_sheet},
     {"eval prompts", "", "generate for captions and measure what came of it",
@@ -34,6 +34,9 @@ const kin_verb kin_verbs[] = {
      kin_verb_bench_overhead},
     {"plan", "MODEL", "tell what a model needs, without its weights", kin_verb_plan},
     {"info", "PATH", "tell what a checkpoint holds", kin_verb_info},
+    {"convert", "SOURCE TARGET", "write weights in another form or dtype", kin_verb_convert},
+    {"init", "SYSTEM FOLDER", "make a folder of a published system with random weights",
+     kin_verb_init},
     {"devices", "", "list the devices and the files that were looked at for them",
      kin_verb_devices},
     {"env", "", "tell about this build and this machine, for a bug report", kin_verb_env},

@@ -23,6 +23,8 @@ int kin_verb_bench_compare(int count, char **arguments);
 int kin_verb_bench_overhead(int count, char **arguments);
 int kin_verb_plan(int count, char **arguments);
 int kin_verb_info(int count, char **arguments);
+int kin_verb_convert(int count, char **arguments);
+int kin_verb_init(int count, char **arguments);
 int kin_verb_devices(int count, char **arguments);
 int kin_verb_env(int count, char **arguments);
 
