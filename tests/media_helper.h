@@ -166,4 +166,15 @@ static inline void *media_tensor(const char *folder, const char *file, const cha
     return copy;
 }
 
+/* True if two files of the folder have the same bytes. */
+static inline bool same_file(const media *m, const char *one, const char *two) {
+    size_t a_size, b_size;
+    unsigned char *a = media_read(media_path(m, one), &a_size);
+    unsigned char *b = media_read(media_path(m, two), &b_size);
+    bool same = a_size == b_size && memcmp(a, b, a_size) == 0;
+    free(a);
+    free(b);
+    return same;
+}
+
 #endif

@@ -19,6 +19,7 @@ typedef struct evaluation {
     const char *model, *prompts, *output, *sheet, *method;
     int64_t clips, seeds, first_seed, steps;
     double cfg_scale;
+    kin_sampling sampling;
     /* lines of the file */
     char *text;
     const char *lines[MAX_PROMPTS];
@@ -76,19 +77,15 @@ static kin_status run_batch(kin_pipeline *pipeline, evaluation *e, int64_t first
         /* clips of one prompt and one seed would be equal: the round is part of the seed */
         seeds[i] = (uint64_t)(e->first_seed + seed_of(e, n)) * 1000003u + (uint64_t)n;
     }
+    const kin_system_defaults *d = &pipeline->system.defaults;
     kin_generation generation = {.count = count,
-                                 .prompts = prompts,
                                  .seeds = seeds,
-                                 .frames = pipeline->defaults.frames,
-                                 .height = pipeline->defaults.height,
-                                 .width = pipeline->defaults.width,
-                                 .steps = e->steps,
-                                 .cfg_scale = e->cfg_scale,
-                                 .cfg_channels = pipeline->defaults.cfg_channels,
-                                 .method = strcmp(e->method, "ddim") == 0 ? KIN_SAMPLER_DDIM
-                                                                          : KIN_SAMPLER_IDDPM,
+                                 .frames = d->frames,
+                                 .height = d->height,
+                                 .width = d->width,
+                                 .sampling = e->sampling,
                                  .quiet = true};
-    kin_status status = kin_pipeline_generate(pipeline, &generation, &frames);
+    kin_status status = kin_pipeline_generate(pipeline, &generation, prompts, NULL, &frames);
     for (int64_t i = 0; status == KIN_OK && i < count; i++) {
         kin_host_tensor clip = kin_pipeline_clip(&frames, i);
         status = kin_eval_pixels(pipeline->context, &clip, &e->verdicts[first + i]);
@@ -120,11 +117,14 @@ static json_t *summary(const evaluation *e, int64_t seed) {
 
 static kin_status write_results(kin_context *context, const evaluation *e) {
     json_t *root = summary(e, -1), *seeds = json_array(), *clips = json_array();
+    char method[32];
+    kin_sampling_name(&e->sampling, method, sizeof method);
     json_object_set_new(root, "model", json_string(e->model));
     json_object_set_new(root, "prompts", json_string(e->prompts));
     json_object_set_new(root, "sampling",
-                        json_pack("{s:s, s:I, s:f}", "method", e->method, "steps",
-                                  (json_int_t)e->steps, "cfg_scale", e->cfg_scale));
+                        json_pack("{s:s, s:I, s:f}", "method", method, "steps",
+                                  (json_int_t)e->sampling.steps, "cfg_scale",
+                                  e->sampling.cfg_scale));
     for (int64_t s = 0; s < e->seeds; s++) {
         json_t *part = summary(e, s);
         json_object_set_new(part, "seed", json_integer(e->first_seed + s));
@@ -158,12 +158,14 @@ static kin_status evaluate(kin_common *common, evaluation *e) {
     kin_context *context = common->context;
     kin_pipeline pipeline;
     kin_contact_sheet *sheet = NULL;
-    kin_status status = kin_pipeline_open(context, common->handle, e->model, &pipeline);
+    kin_status status = kin_pipeline_open(context, common->handle, e->model, NULL, &pipeline);
     if (status != KIN_OK) return status;
-    if (e->steps <= 0) e->steps = pipeline.defaults.steps;
-    if (e->cfg_scale <= 0) e->cfg_scale = pipeline.defaults.cfg_scale;
-    if (!e->method) e->method = pipeline.defaults.method == KIN_SAMPLER_DDIM ? "ddim" : "iddpm";
-    status = read_prompts(context, e);
+    pipeline.keep_denoiser = true;
+    e->sampling = kin_pipeline_sampling(&pipeline);
+    if (e->steps > 0) e->sampling.steps = e->steps;
+    if (e->cfg_scale > 0) e->sampling.cfg_scale = e->cfg_scale;
+    if (e->method) status = kin_pipeline_sampler(&pipeline, e->method, &e->sampling);
+    if (status == KIN_OK) status = read_prompts(context, e);
     if (status == KIN_OK) {
         e->verdicts = kin_calloc(context, (size_t)e->clips, sizeof *e->verdicts);
         if (!e->verdicts) status = KIN_OUT_OF_MEMORY;
@@ -214,7 +216,10 @@ int kin_verb_eval_prompts(int count, char **arguments) {
          .help = "the first seed"},
         {.name = "steps", .argument = "N", .integer = &e.steps, .help = "sampling steps"},
         {.name = "cfg-scale", .argument = "X", .number = &e.cfg_scale, .help = "guidance"},
-        {.name = "sampling-method", .argument = "NAME", .text = &e.method, .help = "ddim or iddpm"},
+        {.name = "sampling-method",
+         .argument = "NAME",
+         .text = &e.method,
+         .help = "iddpm, ddim, euler-a, dpm++, .."},
         {.name = "output",
          .letter = 'o',
          .argument = "FILE",

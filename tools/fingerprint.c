@@ -2,6 +2,8 @@
 #define _POSIX_C_SOURCE 200809L
 #include "tools/fingerprint.h"
 
+#include "runtime/file.h"
+
 #include <dirent.h>
 #include <stdio.h>
 #include <string.h>
@@ -39,4 +41,16 @@ uint64_t kin_fingerprint_path(uint64_t hash, const char *path) {
 
 void kin_fingerprint_text(uint64_t hash, char out_text[KIN_FINGERPRINT_TEXT]) {
     snprintf(out_text, KIN_FINGERPRINT_TEXT, "%016llx", (unsigned long long)hash);
+}
+
+bool kin_fingerprint_open(kin_context *context, const char *path, const char *fingerprint,
+                          kin_safetensors **out_file) {
+    *out_file = NULL;
+    if (!kin_file_exists(path) || kin_safetensors_open(context, path, out_file) != KIN_OK)
+        return false;
+    const char *made_from = kin_safetensors_metadata(*out_file, KIN_FINGERPRINT_KEY);
+    if (made_from && strcmp(made_from, fingerprint) == 0) return true;
+    kin_safetensors_close(*out_file);
+    *out_file = NULL;
+    return false;
 }

@@ -102,6 +102,17 @@ kin_status kin_mask_strategy_apply(kin_context *context, const kin_mask_tuple *t
     return status;
 }
 
+void kin_mask_strategy_needed(const kin_mask_tuple *tuples, size_t count, int reference,
+                              int64_t frames, int64_t target_frames, bool *needed) {
+    for (size_t i = 0; i < count; i++) {
+        int64_t from, to;
+        if (tuples[i].reference != reference) continue;
+        int64_t given = clip_stretch(frames, tuples[i].reference_start, tuples[i].length, &from);
+        int64_t taken = clip_stretch(target_frames, tuples[i].target_start, tuples[i].length, &to);
+        for (int64_t k = 0; taken > 0 && k < given; k++) needed[from + k] = true;
+    }
+}
+
 kin_status kin_prompt_split(kin_context *context, const char *prompt, char **out_text,
                             json_t **out_json) {
     size_t length = strcspn(prompt, "{[");

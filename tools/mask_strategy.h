@@ -42,6 +42,11 @@ typedef struct kin_mask_sample {
 kin_status kin_mask_strategy_apply(kin_context *context, const kin_mask_tuple *tuples, size_t count,
                                    int loop, const kin_mask_sample *sample);
 
+/* Marks in needed[frames] what the tuples, of all passes, copy from a reference of that many frames
+ * into clips of target_frames; what is marked already stays so. */
+void kin_mask_strategy_needed(const kin_mask_tuple *tuples, size_t count, int reference,
+                              int64_t frames, int64_t target_frames, bool *needed);
+
 /* Splits a prompt from the JSON that may end it, which begins at its first '{' or '[': *out_text is
  * for kin_free, *out_json (an empty object if there is none) for json_decref. */
 kin_status kin_prompt_split(kin_context *context, const char *prompt, char **out_text,
