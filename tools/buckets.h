@@ -24,8 +24,11 @@ extern const int kin_bucket_resolution_count;
 
 typedef struct kin_buckets kin_buckets;
 
-/* Reads {resolution: {frames: [probability to keep, batch size or null]}}. KIN_INVALID for a
- * resolution that is not in the table (the nearest is named), and for values out of range. */
+/* Reads {resolution: {frames: [probability to keep, batch size or null]}}. A resolution is a name
+ * of the table or, ours, one size of one's own, "256x448" (height first). KIN_INVALID for another
+ * name (the nearest is told), and for values out of range. The object must live as long as the
+ * buckets.
+ */
 kin_status kin_buckets_parse(kin_context *context, const json_t *json, const char *where,
                              kin_buckets **out_buckets);
 void kin_buckets_free(kin_buckets *buckets);
@@ -33,7 +36,7 @@ void kin_buckets_free(kin_buckets *buckets);
 size_t kin_buckets_count(const kin_buckets *buckets);
 
 typedef struct kin_bucket {
-    int resolution; /* index into kin_bucket_resolutions */
+    int resolution; /* index into kin_bucket_resolutions; from their count on: sizes of one's own */
     int frames;
     int ratio; /* index into the resolution's sizes */
     int height, width;

@@ -38,20 +38,26 @@ kin_status kin_case_schedule(kin_case_run *run, const json_t *config, kin_schedu
     return kin_schedule_create(run->context, steps, kept > 0 ? text : respacing, out_schedule);
 }
 
-void kin_case_iddpm_loss(kin_case_run *run) {
+/* The loss, with tables of f32 or double; the case may have a mask of the frames to learn. */
+static void diffusion_loss(kin_case_run *run, bool single) {
     kin_schedule *schedule;
-    if (!kin_case_ok(run, "schedule", kin_case_schedule(run, run->config, &schedule))) return;
-    kin_case_schedule_tables(run, schedule);
     kin_case_graph graph;
+    if (!kin_case_ok(run, "schedule", kin_case_schedule(run, run->config, &schedule))) return;
+    if (single) kin_schedule_use_single(schedule);
+    kin_case_schedule_tables(run, schedule);
     if (kin_case_begin(run, &graph)) {
         kin_graph *g = graph.graph;
         kin_tensor x0 = kin_case_feed_input(&graph, "x_start", KIN_F32);
         kin_tensor noise = kin_case_feed_input(&graph, "noise", KIN_F32);
         kin_tensor t = kin_case_feed_input(&graph, "t", KIN_I32);
         kin_tensor out = kin_case_feed_input(&graph, "model_output", KIN_F32);
+        kin_tensor mask = KIN_NONE;
+        if (kin_case_input_tensor(run, "mask")) mask = kin_case_feed_input(&graph, "mask", KIN_F32);
         kin_diffusion_losses losses;
-        kin_diffusion_loss(g, schedule, x0, noise, t, out, &losses);
-        kin_case_output(&graph, "x_t", kin_diffusion_noise(g, schedule, x0, t, noise));
+        kin_diffusion_loss_masked(g, schedule, x0, noise, t, mask, out, &losses);
+        kin_case_output(&graph, "x_t",
+                        mask.id ? kin_diffusion_noise_masked(g, schedule, x0, t, noise, mask)
+                                : kin_diffusion_noise(g, schedule, x0, t, noise));
         kin_case_output(&graph, "model_t", kin_diffusion_timesteps(g, schedule, t));
         kin_case_output(&graph, "mse", losses.mse);
         kin_case_output(&graph, "vb", losses.vb);
@@ -62,6 +68,14 @@ void kin_case_iddpm_loss(kin_case_run *run) {
         kin_case_end(&graph);
     }
     kin_schedule_free(schedule);
+}
+
+void kin_case_iddpm_loss(kin_case_run *run) {
+    diffusion_loss(run, false);
+}
+
+void kin_case_masked_loss(kin_case_run *run) {
+    diffusion_loss(run, true);
 }
 
 /* What the denoiser within the sampler's graph reads. */

@@ -1,41 +1,10 @@
-/* Cases of Open-Sora 1.1's diffusion, where frames may be given. */
+/* Cases of Open-Sora 1.1's sampler, where frames may be given. */
 #include "tools/case_run.h"
 
 #include <string.h>
 
 #include "models/diffusion_masked.h"
 #include "models/stdit2.h"
-
-void kin_case_masked_loss(kin_case_run *run) {
-    kin_schedule *schedule = NULL;
-    kin_case_graph graph;
-    bool good = kin_case_ok(run, "schedule", kin_case_schedule(run, run->config, &schedule));
-    if (good) kin_schedule_use_single(schedule);
-    if (good) kin_case_schedule_tables(run, schedule);
-    if (good && kin_case_begin(run, &graph)) {
-        kin_graph *g = graph.graph;
-        kin_tensor x0 = kin_case_feed_input(&graph, "x_start", KIN_F32);
-        kin_tensor noise = kin_case_feed_input(&graph, "noise", KIN_F32);
-        kin_tensor t = kin_case_feed_input(&graph, "t", KIN_I32);
-        kin_tensor out = kin_case_feed_input(&graph, "model_output", KIN_F32);
-        kin_tensor mask = KIN_NONE;
-        if (kin_case_input_tensor(run, "mask")) mask = kin_case_feed_input(&graph, "mask", KIN_F32);
-        kin_diffusion_losses losses;
-        kin_diffusion_loss_masked(g, schedule, x0, noise, t, mask, out, &losses);
-        kin_case_output(&graph, "x_t",
-                        mask.id ? kin_diffusion_noise_masked(g, schedule, x0, t, noise, mask)
-                                : kin_diffusion_noise(g, schedule, x0, t, noise));
-        kin_case_output(&graph, "model_t", kin_diffusion_timesteps(g, schedule, t));
-        kin_case_output(&graph, "mse", losses.mse);
-        kin_case_output(&graph, "vb", losses.vb);
-        kin_case_output(&graph, "out", losses.per_sample);
-        kin_case_output(&graph, "loss_mean", losses.loss);
-        kin_case_gradients(&graph, kin_case_dot(&graph, losses.per_sample, "cotangent"));
-        if (kin_case_prepare(&graph, NULL, NULL)) kin_case_run_and_compare(&graph);
-        kin_case_end(&graph);
-    }
-    kin_schedule_free(schedule);
-}
 
 /* What the denoiser within the sampler's graph reads. */
 typedef struct guided_model {

@@ -2,6 +2,8 @@
  * is a multiple of a vector's length where the model allows it. */
 #include "tools/check_models.h"
 
+#include "models/causal_vae.h"
+#include "models/denoiser.h"
 #include "models/training.h"
 #include "models/vae_temporal.h"
 
@@ -122,11 +124,13 @@ static kin_tensor append_stdit_loss(kin_graph *graph, const kin_precision *preci
     return loss;
 }
 
-/* ---- STDiT2, Latte and PixArt ---- */
+/* ---- STDiT2, Latte, PixArt and Open-Sora-Plan ---- */
 
 static kin_denoiser_config denoiser_config(kin_denoiser_kind kind, int blocks) {
-    kin_denoiser_config config = {
-        .kind = kind, .stdit2 = kin_stdit2_config_default(), .pixart = kin_latte_config_default()};
+    kin_denoiser_config config = {.kind = kind,
+                                  .stdit2 = kin_stdit2_config_default(),
+                                  .pixart = kin_latte_config_default(),
+                                  .opensora_plan = kin_opensora_plan_config_default()};
     kin_stdit_config common = stdit_config(blocks);
     config.stdit2.common = common;
     config.stdit2.input_sq_size = 32;
@@ -138,6 +142,10 @@ static kin_denoiser_config denoiser_config(kin_denoiser_kind kind, int blocks) {
     config.pixart.caption_channels = CAPTION;
     config.pixart.sample_size = 4;
     config.pixart.use_additional_conditions = kind == KIN_DENOISER_PIXART;
+    config.opensora_plan.num_attention_heads = 2;
+    config.opensora_plan.attention_head_dim = 18;
+    config.opensora_plan.num_layers = blocks;
+    config.opensora_plan.caption_channels = CAPTION;
     return config;
 }
 
@@ -168,12 +176,54 @@ static kin_tensor append_pixart(kin_graph *graph, const kin_precision *precision
     return append_denoiser(graph, precision, KIN_DENOISER_PIXART, blocks, x, timestep);
 }
 
+static kin_tensor append_opensora_plan(kin_graph *graph, const kin_precision *precision, int blocks,
+                                       kin_tensor x, kin_tensor timestep) {
+    return append_denoiser(graph, precision, KIN_DENOISER_OPENSORA_PLAN, blocks, x, timestep);
+}
+
 /* The temporal decoder of Latte: two videos of two frames. */
 static kin_tensor append_temporal_decoder(kin_graph *graph, const kin_precision *precision,
                                           int blocks, kin_tensor x, kin_tensor timestep) {
     (void)timestep;
     kin_sd_vae_config config = sd_vae_config(blocks);
     return kin_vae_temporal_decode(graph, &config, precision, x, 2, false);
+}
+
+/* ---- the video autoencoder of Open-Sora-Plan ---- */
+
+/* The released blocks, one or two levels of them; 32 groups make 32 channels the least. */
+static kin_causal_vae_config causal_config(int blocks) {
+    kin_causal_vae_config config = kin_causal_vae_config_default();
+    config.hidden_size = 32;
+    config.z_channels = config.embed_dim = LATENTS;
+    config.levels = blocks;
+    config.num_res_blocks = 1;
+    config.encoder_conv_in = KIN_CAUSAL_CONV_2D;
+    config.encoder_attention = config.decoder_attention = KIN_CAUSAL_ATTENTION;
+    config.encoder_resnet_blocks[0] = KIN_CAUSAL_RESNET_2D;
+    for (int i = 0; i < blocks; i++) {
+        config.hidden_size_mult[i] = i + 1;
+        config.encoder_temporal_downsample[i] = config.decoder_temporal_upsample[i] =
+            KIN_CAUSAL_NONE;
+        config.encoder_spatial_downsample[i] =
+            i + 1 < blocks ? KIN_CAUSAL_DOWN_BOTH : KIN_CAUSAL_NONE;
+        config.decoder_spatial_upsample[i] = i > 0 ? KIN_CAUSAL_UP_BOTH : KIN_CAUSAL_NONE;
+    }
+    return config;
+}
+
+static kin_tensor append_causal_encoder(kin_graph *graph, const kin_precision *precision,
+                                        int blocks, kin_tensor x, kin_tensor timestep) {
+    (void)timestep;
+    kin_causal_vae_config config = causal_config(blocks);
+    return kin_causal_vae_encode(graph, &config, precision, x);
+}
+
+static kin_tensor append_causal_decoder(kin_graph *graph, const kin_precision *precision,
+                                        int blocks, kin_tensor x, kin_tensor timestep) {
+    (void)timestep;
+    kin_causal_vae_config config = causal_config(blocks);
+    return kin_causal_vae_decode(graph, &config, precision, x);
 }
 
 const kin_check_model kin_check_models[] = {
@@ -188,6 +238,13 @@ const kin_check_model kin_check_models[] = {
     {"STDiT2", KIN_CHECK_DENOISER, KIN_F32, 5, {2, LATENTS, 3, 4, 4}, append_stdit2, NULL},
     {"Latte", KIN_CHECK_DENOISER, KIN_F32, 5, {2, LATENTS, 3, 4, 4}, append_latte, NULL},
     {"PixArt", KIN_CHECK_DENOISER, KIN_F32, 5, {2, LATENTS, 1, 4, 6}, append_pixart, NULL},
+    {"OpenSoraT2V",
+     KIN_CHECK_DENOISER,
+     KIN_F32,
+     5,
+     {2, LATENTS, 3, 4, 6},
+     append_opensora_plan,
+     NULL},
     {"SD VAE encoder", KIN_CHECK_ENCODER, KIN_F32, 4, {2, 3, 10, 8}, append_sd_encoder, NULL},
     {"SD VAE decoder",
      KIN_CHECK_DECODER,
@@ -202,6 +259,14 @@ const kin_check_model kin_check_models[] = {
      4,
      {4, LATENTS, 3, 4},
      append_temporal_decoder,
+     NULL},
+    {"causal encoder", KIN_CHECK_ENCODER, KIN_F32, 5, {1, 3, 3, 6, 4}, append_causal_encoder, NULL},
+    {"causal decoder",
+     KIN_CHECK_DECODER,
+     KIN_F32,
+     5,
+     {1, LATENTS, 2, 3, 2},
+     append_causal_decoder,
      NULL},
     {NULL, KIN_CHECK_ROLES, KIN_F32, 0, {0}, NULL, NULL},
 };

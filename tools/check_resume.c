@@ -1,5 +1,5 @@
 /* kinora check resume: N + M steps in one go, and N steps, stop, resume, M steps, must give the
- * same bits. */
+ * same bits. Of a configuration with stages each is stopped and resumed. */
 #define _XOPEN_SOURCE 700
 #include "tools/train.h"
 
@@ -14,42 +14,49 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_SETS = 64, OWN_SETS = 4, OPEN_FOLDERS = 16 };
+enum { MAX_SETS = 64, OWN_SETS = 4 + KIN_TRAIN_MAX_STAGES, OPEN_FOLDERS = 16, SET_SIZE = 64 };
 
 typedef struct request {
     kin_common common;
     const char *config;
-    const char *sets[MAX_SETS + OWN_SETS];
+    const char *sets[MAX_SETS];
     int set_count;
     int64_t steps, more;
+    int stages; /* 0: the run has none */
     char folder[4096];
 } request;
 
-/* Trains into FOLDER/name: up to step N + M, or stops after `stop_at` steps if that is not 0. */
-static kin_status train_part(request *r, const char *name, int64_t stop_at, bool resume) {
-    kin_context *context = r->common.context;
-    char *output = kin_format(context, "output=%s/%s", r->folder, name);
-    char *steps = kin_format(context, "steps=%lld", (long long)(r->steps + r->more));
-    kin_train_config config;
-    if (!output || !steps) {
-        kin_free(context, output);
-        kin_free(context, steps);
-        return KIN_OUT_OF_MEMORY;
-    }
+/* The configuration with all --set and these: output FOLDER/name, N + M steps in every stage. */
+static kin_status load_config(const request *r, const char *name, kin_train_config *out_config) {
+    const char *sets[MAX_SETS + OWN_SETS];
+    char steps[1 + KIN_TRAIN_MAX_STAGES][SET_SIZE], output[sizeof r->folder + SET_SIZE];
     int count = r->set_count;
-    r->sets[count++] = output;
-    r->sets[count++] = steps;
-    r->sets[count++] = "validate_every=0";
-    r->sets[count++] = "checkpoint_every=1000000000"; /* at the stop and at the end */
-    kin_status status = kin_train_config_load(context, r->config, r->sets, count, &config);
-    if (status == KIN_OK) {
-        config.stop_at = stop_at;
-        status = kin_train(context, r->common.handle, &config, resume, r->common.quiet);
-        kin_train_config_free(&config);
+    memcpy(sets, r->sets, sizeof *sets * (size_t)count);
+    snprintf(output, sizeof output, "output=%s/%s", r->folder, name);
+    sets[count++] = output;
+    for (int i = 0; i <= r->stages; i++) {
+        if (i == 0) snprintf(steps[0], SET_SIZE, "steps=%lld", (long long)(r->steps + r->more));
+        else
+            snprintf(steps[i], SET_SIZE, "stages.%d.steps=%lld", i - 1,
+                     (long long)(r->steps + r->more));
+        sets[count++] = steps[i];
     }
-    kin_free(context, output);
-    kin_free(context, steps);
-    if (status == KIN_CANCELLED && stop_at > 0 && !kin_interrupted()) return KIN_OK;
+    sets[count++] = "validate_every=0";
+    sets[count++] = "checkpoint_every=1000000000"; /* at the stop and at the end */
+    return kin_train_config_load(r->common.context, r->config, sets, count, out_config);
+}
+
+/* Trains into FOLDER/name: to the end, or with a stop after `steps` steps of a stage (from 1; 1 for
+ * a run without stages). */
+static kin_status train_part(request *r, const char *name, int stop_stage, bool resume) {
+    kin_train_config config;
+    kin_status status = load_config(r, name, &config);
+    if (status != KIN_OK) return status;
+    config.stop_stage = stop_stage;
+    config.stop_at = stop_stage > 0 ? r->steps : 0;
+    status = kin_train(r->common.context, r->common.handle, &config, resume, r->common.quiet);
+    kin_train_config_free(&config);
+    if (status == KIN_CANCELLED && stop_stage > 0 && !kin_interrupted()) return KIN_OK;
     return status;
 }
 
@@ -87,38 +94,60 @@ static kin_status compare_files(kin_context *context, const char *one, const cha
     return status;
 }
 
+/* The last checkpoints of a stage (from 0) of both runs. */
+static kin_status compare_stage(request *r, int stage, size_t *out_count) {
+    kin_context *context = r->common.context;
+    static const char *const names[2] = {"once", "twice"};
+    char *paths[2] = {NULL, NULL};
+    kin_status status = KIN_OK;
+    for (int i = 0; status == KIN_OK && i < 2; i++) {
+        kin_train_config config;
+        status = load_config(r, names[i], &config);
+        if (status != KIN_OK) break;
+        const char *output = r->stages ? config.stages[stage].output : config.output;
+        paths[i] = kin_train_checkpoint_path(context, output, r->steps + r->more);
+        if (!paths[i]) status = KIN_OUT_OF_MEMORY;
+        kin_train_config_free(&config);
+    }
+    if (status == KIN_OK) status = compare_files(context, paths[0], paths[1], out_count);
+    if (status == KIN_NUMERIC && r->stages)
+        kin_fail_in(context, status,
+                    "stage %d: resuming after step %lld of %lld changes the result", stage + 1,
+                    (long long)r->steps, (long long)(r->steps + r->more));
+    else if (status == KIN_NUMERIC)
+        kin_fail_in(context, status, "resuming after step %lld of %lld changes the result",
+                    (long long)r->steps, (long long)(r->steps + r->more));
+    kin_free(context, paths[0]);
+    kin_free(context, paths[1]);
+    return status;
+}
+
 static kin_status check(request *r) {
     kin_context *context = r->common.context;
-    char *once = NULL, *twice = NULL;
-    size_t count = 0;
+    kin_train_config config;
+    size_t count = 0, all = 0;
+    kin_status status = load_config(r, "once", &config);
+    if (status != KIN_OK) return status;
+    r->stages = config.stage_count;
+    kin_train_config_free(&config);
+    int parts = r->stages > 0 ? r->stages : 1;
     kin_log(context, KIN_LOG_INFO, "%lld steps in one go", (long long)(r->steps + r->more));
-    kin_status status = train_part(r, "once", 0, false);
-    if (status == KIN_OK) {
+    status = train_part(r, "once", 0, false);
+    for (int i = 1; status == KIN_OK && i <= parts; i++) {
         kin_log(context, KIN_LOG_INFO, "%lld steps, then a stop", (long long)r->steps);
-        status = train_part(r, "twice", r->steps, false);
+        status = train_part(r, "twice", i, i > 1);
     }
     if (status == KIN_OK) {
         kin_log(context, KIN_LOG_INFO, "%lld steps more", (long long)r->more);
         status = train_part(r, "twice", 0, true);
     }
-    if (status != KIN_OK) return status;
-    char *folders[2] = {kin_path_join(context, r->folder, "once"),
-                        kin_path_join(context, r->folder, "twice")};
-    if (folders[0] && folders[1]) {
-        once = kin_train_checkpoint_path(context, folders[0], r->steps + r->more);
-        twice = kin_train_checkpoint_path(context, folders[1], r->steps + r->more);
+    for (int i = 0; status == KIN_OK && i < parts; i++) {
+        status = compare_stage(r, i, &count);
+        all += count;
     }
-    status = once && twice ? compare_files(context, once, twice, &count) : KIN_OUT_OF_MEMORY;
-    if (status == KIN_NUMERIC)
-        kin_fail_in(context, status, "resuming after step %lld of %lld changes the result",
-                    (long long)r->steps, (long long)(r->steps + r->more));
     if (status == KIN_OK)
         printf("%lld steps, and %lld, stop, %lld steps: the same bits in all %zu tensors\n",
-               (long long)(r->steps + r->more), (long long)r->steps, (long long)r->more, count);
-    kin_free(context, folders[0]);
-    kin_free(context, folders[1]);
-    kin_free(context, once);
-    kin_free(context, twice);
+               (long long)(r->steps + r->more), (long long)r->steps, (long long)r->more, all);
     return status;
 }
 

@@ -7,13 +7,53 @@
 #include "runtime/plan.h"
 #include "runtime/tokenizer.h"
 #include "tools/dataset.h"
+#include "tools/train_order.h"
 
 #include <jansson.h>
 #include <stdio.h>
 
 typedef enum kin_train_task { KIN_TRAIN_VAE, KIN_TRAIN_VIDEO } kin_train_task;
 
-enum { KIN_TRAIN_MAX_PROMPTS = 16 };
+enum { KIN_TRAIN_MAX_PROMPTS = 16, KIN_TRAIN_MAX_STAGES = 64 };
+
+/* Open-Sora 1.1's masks of frames: kinds, in the order in which they are drawn. Those of "quarter"
+ * give a run of up to a quarter of the frames, those of "image" one frame. */
+typedef enum kin_frame_mask_kind {
+    KIN_MASK_NO,
+    KIN_MASK_QUARTER_RANDOM,
+    KIN_MASK_QUARTER_HEAD,
+    KIN_MASK_QUARTER_TAIL,
+    KIN_MASK_QUARTER_HEAD_TAIL,
+    KIN_MASK_IMAGE_RANDOM,
+    KIN_MASK_IMAGE_HEAD,
+    KIN_MASK_IMAGE_TAIL,
+    KIN_MASK_IMAGE_HEAD_TAIL,
+    KIN_MASK_KINDS
+} kin_frame_mask_kind;
+
+/* "mask_no", "mask_quarter_random", ... */
+extern const char *const kin_frame_mask_names[KIN_MASK_KINDS];
+/* Draws one sample's mask: 1 for frames to learn, 0 for given ones. It depends on (seed, index,
+ * sample) alone. ratios: probabilities of the kinds, whose sum is 1. */
+void kin_frame_mask_draw(const double ratios[KIN_MASK_KINDS], uint64_t seed, int64_t index,
+                         int64_t sample, int64_t frames, float *out_mask);
+
+typedef enum kin_train_objective {
+    KIN_OBJECTIVE_AUTO, /* what the denoiser was published with */
+    KIN_OBJECTIVE_IDDPM,
+    KIN_OBJECTIVE_PLAN /* Open-Sora-Plan's */
+} kin_train_objective;
+
+/* Samples that are made while training goes on. */
+typedef struct kin_validation_options {
+    int64_t every, steps; /* steps 0, cfg_scale below 0: as recommended */
+    double cfg_scale;
+    const char *method;            /* NULL: the system's */
+    int64_t frames, height, width; /* 0: the system's */
+    double fps;                    /* that the model is told; 0: the system's */
+    const char *prompts[KIN_TRAIN_MAX_PROMPTS];
+    size_t prompt_count;
+} kin_validation_options;
 
 /* One configuration file; docs/training.md lists the keys. Strings belong to `root`. */
 typedef struct kin_train_config {
@@ -21,6 +61,7 @@ typedef struct kin_train_config {
     kin_train_task task;
     const char *output;
     kin_dataset_options data;
+    kin_train_order_options order; /* seed, batch, clip and so on are taken from the other fields */
     /* optimisation */
     int64_t steps, batch_size, accumulate_steps, warmup_steps, seed;
     double learning_rate, min_learning_rate; /* the latter: where a cosine ends */
@@ -36,22 +77,34 @@ typedef struct kin_train_config {
     kin_sd_vae_loss_options loss;
     int64_t frames_per_clip; /* images that one clip gives to a batch */
     /* text to video */
+    const char *model_path; /* a system that all parts are taken from unless they are given */
     const char *vae_path, *init_path;
-    kin_stdit_config denoiser;
-    kin_t5_config text_encoder;
-    bool posterior_mean; /* latents are the means of the vae's posterior, not samples */
-    bool from_scratch;   /* models/stdit_start.h, in place of the published start */
+    bool has_denoiser; /* else it is the model's */
+    kin_denoiser_config denoiser;
+    kin_t5_config text_encoder; /* d_model 0: not given */
+    bool posterior_mean;        /* latents are the means of the vae's posterior, not samples */
+    bool from_scratch;          /* models/stdit_start.h, in place of the published start */
     bool train_text_encoder;
     const char *text_encoder_path;
     const char *tokenizer_path;
     int64_t tokenizer_vocabulary;
-    double caption_dropout;
+    double caption_dropout; /* below 0: as published */
+    bool clean_captions, features_each_batch;
+    kin_dtype text_dtype; /* in which a text encoder that is not trained is held */
+    int attend_padding;   /* of captions; -1: as published */
+    kin_train_objective objective;
+    double noise_offset, snr_gamma; /* below 0: as published */
+    kin_plan_target target;
+    bool frame_masks;
+    double mask_ratios[KIN_MASK_KINDS];
     kin_timestep_options timesteps;
-    int64_t validate_every, validation_steps;
-    double validation_cfg_scale;
-    kin_sampler_method validation_method;
-    const char *validation_prompts[KIN_TRAIN_MAX_PROMPTS];
-    size_t validation_prompt_count;
+    kin_validation_options validation;
+    /* stages: runs one after the other, each from the weights of the one before */
+    kin_context *context; /* of stages */
+    struct kin_train_config *stages;
+    int stage_count;
+    int only_stage; /* no key: number, from 1, of the one stage to run; 0: all */
+    int stop_stage; /* no key: the stage, from 1, that stop_at is meant for */
 } kin_train_config;
 
 /* Reads and checks a file, with `sets` ("key=value") applied. Unknown keys are errors that name the
@@ -64,8 +117,14 @@ typedef struct kin_trainer kin_trainer;
 
 /* What a task gives to the loop. */
 typedef struct kin_train_task_ops {
-    /* Appends the loss to a fresh graph. */
-    kin_tensor (*loss)(void *task, kin_graph *graph);
+    /* Batches have one of so many shapes, each of which has a plan. 0 is 1. */
+    int shapes;
+    /* The shape of micro step `index`; not called for one shape. */
+    kin_status (*shape_of)(void *task, int64_t index, int *out_shape);
+    /* Appends the loss of a shape's batches to a fresh graph. */
+    kin_tensor (*loss)(void *task, int shape, kin_graph *graph);
+    /* Names a shape in messages. */
+    void (*shape_name)(void *task, int shape, char *name, size_t size);
     /* Weights that files provide, once the store has all variables. May be NULL. */
     kin_status (*load)(void *task, kin_store *store);
     /* Writes the inputs of micro step `index` (counted over the whole run, from 0) to the plan. */
@@ -76,6 +135,8 @@ typedef struct kin_train_task_ops {
     kin_status (*export)(void *task, kin_store *store);
     /* Names of scalar outputs to log beside the loss, NULL at the end. */
     const char *const *metrics;
+    /* Device memory that the task keeps to itself. */
+    uint64_t memory;
 } kin_train_task_ops;
 
 /* Result of a run: KIN_CANCELLED after Ctrl-C with the state saved. */
@@ -87,9 +148,32 @@ kin_status kin_train_vae(kin_context *context, kin_device *device, const kin_tra
                          bool resume, bool quiet);
 kin_status kin_train_video(kin_context *context, kin_device *device, const kin_train_config *config,
                            bool resume, bool quiet);
-/* Either, as the configuration says. */
+/* Runs the stages of a configuration, or the one that only_stage says. */
+kin_status kin_train_stages(kin_context *context, kin_device *device,
+                            const kin_train_config *config, bool resume, bool quiet);
+/* Whichever it is. */
 kin_status kin_train(kin_context *context, kin_device *device, const kin_train_config *config,
                      bool resume, bool quiet);
+
+/* The plans of a run, one for each shape of batches. All are made once before the first step, so
+ * that the peak over all of them is known; then as many are kept ready as the budget allows, and
+ * the others are made again when they are needed. */
+typedef struct kin_train_plans kin_train_plans;
+/* Adds the variables of all graphs to the store; without one it is only found out whether all fits.
+ * KIN_OUT_OF_MEMORY names the shape that does not. */
+kin_status kin_train_plans_open(kin_context *context, kin_device *device,
+                                const kin_train_config *config, const kin_train_task_ops *ops,
+                                void *task, kin_store *store, kin_train_plans **out_plans);
+void kin_train_plans_close(kin_train_plans *plans);
+/* The prepared plan of a shape. */
+kin_status kin_train_plans_get(kin_train_plans *plans, int shape, kin_plan **out_plan);
+/* With accumulation the update, once a shape's plan was asked for; else NULL. */
+kin_plan *kin_train_plans_apply(kin_train_plans *plans);
+/* Gives back the memory of all plans, for work between steps; they are made again when they are
+ * needed. The store stays. */
+void kin_train_plans_release(kin_train_plans *plans);
+/* Logs sizes and the peak. */
+void kin_train_plans_tell(const kin_train_plans *plans);
 
 /* Makes the folder if needed, locks it against a second trainer (KIN_IO if there is one), and
  * removes the unfinished files of a trainer that was killed. */

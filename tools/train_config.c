@@ -1,9 +1,8 @@
-/* Reading training configurations. */
-#include "tools/train.h"
+/* Reading training configurations: the keys of every training, and stages. */
+#include "tools/train_config.h"
 
 #include "runtime/file.h"
 #include "runtime/json.h"
-#include "tools/tool.h"
 
 #include <string.h>
 
@@ -11,6 +10,8 @@ static const char *const top_keys[] = {
     "task",
     "output",
     "data",
+    "stages",
+    "name",
     "steps",
     "batch_size",
     "accumulate_steps",
@@ -33,123 +34,80 @@ static const char *const top_keys[] = {
     "keep_checkpoints",
     "vae",
     "loss",
+    "model",
     "vae_path",
     "init_path",
     "denoiser",
     "text_encoder",
     "train_text_encoder",
     "text_encoder_path",
+    "text_encoder_dtype",
+    "text_features",
     "tokenizer",
     "caption_dropout",
+    "clean_captions",
+    "attend_padding",
+    "diffusion",
+    "frame_masks",
     "timesteps",
     "validate_every",
     "validation",
     "from_scratch",
     "posterior",
 };
-static const char *const data_keys[] = {"csv",   "num_frames", "frame_interval", "height",
-                                        "width", "resize",     "memory_cache",   "frames_per_clip"};
+static const char *const data_keys[] = {"csv",
+                                        "folder",
+                                        "num_frames",
+                                        "frame_interval",
+                                        "frame_choice",
+                                        "fps",
+                                        "height",
+                                        "width",
+                                        "resize",
+                                        "memory_cache",
+                                        "frames_per_clip",
+                                        "buckets",
+                                        "fill_buckets",
+                                        "images",
+                                        "variable_length",
+                                        "group_frame",
+                                        "frame_multiple",
+                                        "drop_short_ratio"};
 static const char *const loss_keys[] = {"l1", "l2", "kl"};
-static const char *const tokenizer_keys[] = {"path", "vocab_size"};
-static const char *const timestep_keys[] = {"stratified", "shift", "weight_power", "weight_cap"};
-static const char *const validation_keys[] = {"prompts", "steps", "cfg_scale", "sampling_method"};
 
-/* One reading in progress: the first failure sticks. */
-typedef struct reader {
-    kin_context *context;
-    const char *file;
-    kin_status status;
-} reader;
-
-#define COUNT(array) (sizeof(array) / sizeof *(array))
-
-static void check_keys(reader *r, const json_t *object, const char *const *known, size_t count) {
-    if (r->status == KIN_OK && object)
-        r->status = kin_json_check_keys(r->context, object, r->file, known, count);
-}
-
-static void get_int(reader *r, const json_t *object, const char *key, int64_t low, int64_t high,
-                    int64_t *value) {
-    if (r->status == KIN_OK && object)
-        r->status =
-            kin_json_get_int_between(r->context, object, r->file, key, low, high, *value, value);
-}
-
-static void get_number(reader *r, const json_t *object, const char *key, double low, double high,
-                       double *value) {
-    if (r->status != KIN_OK || !object) return;
-    r->status = kin_json_get_double(r->context, object, r->file, key, *value, value);
-    if (r->status == KIN_OK && !(*value >= low && *value <= high))
-        r->status = kin_fail(r->context, KIN_INVALID, "%s: %s must lie within %g and %g, not %g",
-                             r->file, key, low, high, *value);
-}
-
-static void get_bool(reader *r, const json_t *object, const char *key, bool *value) {
-    if (r->status == KIN_OK && object)
-        r->status = kin_json_get_bool(r->context, object, r->file, key, *value, value);
-}
-
-static void get_text(reader *r, const json_t *object, const char *key, const char **value) {
-    if (r->status == KIN_OK && object)
-        r->status = kin_json_get_string(r->context, object, r->file, key, *value, value);
-}
-
-static json_t *get_object(reader *r, const json_t *object, const char *key) {
-    json_t *child = NULL;
-    if (r->status == KIN_OK && object)
-        r->status = kin_json_get_child(r->context, object, r->file, key, JSON_OBJECT, &child);
-    return child;
-}
-
-/* One of two words. */
-static bool get_choice(reader *r, const json_t *object, const char *key, const char *first,
-                       const char *second) {
-    const char *value = first;
-    get_text(r, object, key, &value);
-    if (r->status == KIN_OK && strcmp(value, first) != 0 && strcmp(value, second) != 0)
-        r->status = kin_fail(r->context, KIN_INVALID, "%s: %s must be \"%s\" or \"%s\", not \"%s\"",
-                             r->file, key, first, second, value);
-    return r->status == KIN_OK && strcmp(value, second) == 0;
-}
-
-static void get_bytes(reader *r, const json_t *object, const char *key, uint64_t *value) {
-    const char *text = NULL;
-    get_text(r, object, key, &text);
-    if (r->status == KIN_OK && text && !kin_parse_bytes(text, value))
-        r->status = kin_fail(r->context, KIN_INVALID,
-                             "%s: %s must be a size such as \"8G\" or \"512M\", not \"%s\"",
-                             r->file, key, text);
-}
-
-static void need(reader *r, const json_t *object, const char *key) {
-    if (r->status == KIN_OK) r->status = kin_json_require(r->context, object, r->file, key);
-}
-
-static void read_data(reader *r, kin_train_config *config) {
-    need(r, config->root, "data");
-    json_t *data = get_object(r, config->root, "data");
-    check_keys(r, data, data_keys, COUNT(data_keys));
-    need(r, data, "csv");
+static void read_data(kin_train_reader *r, kin_train_config *config) {
+    static const char *const choices[] = {"interval", "linspace", "rate"};
+    kin_train_need(r, config->root, "data");
+    json_t *data = kin_train_get_object(r, config->root, "data");
+    kin_train_check_keys(r, data, data_keys, KIN_COUNT(data_keys));
+    kin_train_need(r, data, "csv");
+    kin_dataset_options *o = &config->data;
     int64_t height = 32, width = 32;
-    config->data.frames = 16;
-    config->data.interval = 1;
-    config->data.memory = 1ull << 30;
-    get_text(r, data, "csv", &config->data.csv);
-    get_int(r, data, "num_frames", 1, 4096, &config->data.frames);
-    get_int(r, data, "frame_interval", 1, 1000, &config->data.interval);
-    get_int(r, data, "height", 8, 8192, &height);
-    get_int(r, data, "width", 8, 8192, &width);
-    config->data.height = (int)height;
-    config->data.width = (int)width;
-    config->data.resize = get_choice(r, data, "resize", "center", "resize_crop")
-                              ? KIN_VIDEO_RESIZE_CROP
-                              : KIN_VIDEO_CENTER;
-    get_bytes(r, data, "memory_cache", &config->data.memory);
+    o->frames = 16;
+    o->interval = 1;
+    o->memory = 1ull << 30;
+    kin_train_get_text(r, data, "csv", &o->csv);
+    kin_train_get_text(r, data, "folder", &o->folder);
+    kin_train_get_int(r, data, "num_frames", 1, 4096, &o->frames);
+    kin_train_get_int(r, data, "frame_interval", 1, 1000, &o->interval);
+    kin_train_get_int(r, data, "height", 8, 8192, &height);
+    kin_train_get_int(r, data, "width", 8, 8192, &width);
+    o->height = (int)height;
+    o->width = (int)width;
+    o->choice = (kin_frame_choice)kin_train_get_word(r, data, "frame_choice", choices,
+                                                     KIN_COUNT(choices), KIN_FRAMES_INTERVAL);
+    o->rate = 24;
+    kin_train_get_number(r, data, "fps", 0.1, 1000, &o->rate);
+    o->resize = kin_train_get_choice(r, data, "resize", "center", "resize_crop")
+                    ? KIN_VIDEO_RESIZE_CROP
+                    : KIN_VIDEO_CENTER;
+    kin_train_get_bytes(r, data, "memory_cache", &o->memory);
     config->frames_per_clip = 1;
-    get_int(r, data, "frames_per_clip", 1, config->data.frames, &config->frames_per_clip);
+    kin_train_get_int(r, data, "frames_per_clip", 1, o->frames, &config->frames_per_clip);
+    kin_train_read_order(r, config, data);
 }
 
-static void read_optimisation(reader *r, kin_train_config *config) {
+static void read_optimisation(kin_train_reader *r, kin_train_config *config) {
     json_t *root = config->root;
     kin_optimizer_options *o = &config->optimizer;
     config->steps = 1000;
@@ -161,149 +119,178 @@ static void read_optimisation(reader *r, kin_train_config *config) {
     config->checkpoint_every = 500;
     config->keep_checkpoints = 2;
     *o = (kin_optimizer_options){0.9, 0.999, 1e-8, 0, 1.0, 0.9999};
-    get_int(r, root, "steps", 1, INT64_C(1) << 40, &config->steps);
-    get_int(r, root, "batch_size", 1, 65536, &config->batch_size);
-    get_int(r, root, "accumulate_steps", 1, 65536, &config->accumulate_steps);
-    get_int(r, root, "warmup_steps", 0, INT64_C(1) << 40, &config->warmup_steps);
-    get_int(r, root, "seed", 0, INT64_MAX, &config->seed);
-    get_number(r, root, "learning_rate", 0, 100, &config->learning_rate);
-    get_number(r, root, "min_learning_rate", 0, 100, &config->min_learning_rate);
-    config->cosine = get_choice(r, root, "lr_schedule", "constant", "cosine");
-    get_number(r, root, "adam_beta1", 0, 0.99999999, &o->beta1);
-    get_number(r, root, "adam_beta2", 0, 0.99999999, &o->beta2);
-    get_number(r, root, "adam_epsilon", 0, 1, &o->epsilon);
-    get_number(r, root, "weight_decay", 0, 100, &o->weight_decay);
-    get_number(r, root, "max_grad_norm", 0, 1e30, &o->max_grad_norm);
-    get_number(r, root, "ema_decay", 0, 0.99999999, &o->ema_decay);
-    get_int(r, root, "log_every", 1, INT64_C(1) << 40, &config->log_every);
-    get_int(r, root, "checkpoint_every", 1, INT64_C(1) << 40, &config->checkpoint_every);
-    get_int(r, root, "keep_checkpoints", 1, 1000, &config->keep_checkpoints);
-    if (get_choice(r, root, "precision", "f32", "bf16")) config->precision.compute = KIN_BF16;
-    get_bytes(r, root, "memory", &config->memory);
-    get_bool(r, root, "recompute", &config->recompute);
+    kin_train_get_int(r, root, "steps", 1, INT64_C(1) << 40, &config->steps);
+    kin_train_get_int(r, root, "batch_size", 1, 65536, &config->batch_size);
+    kin_train_get_int(r, root, "accumulate_steps", 1, 65536, &config->accumulate_steps);
+    kin_train_get_int(r, root, "warmup_steps", 0, INT64_C(1) << 40, &config->warmup_steps);
+    kin_train_get_int(r, root, "seed", 0, INT64_MAX, &config->seed);
+    kin_train_get_number(r, root, "learning_rate", 0, 100, &config->learning_rate);
+    kin_train_get_number(r, root, "min_learning_rate", 0, 100, &config->min_learning_rate);
+    config->cosine = kin_train_get_choice(r, root, "lr_schedule", "constant", "cosine");
+    kin_train_get_number(r, root, "adam_beta1", 0, 0.99999999, &o->beta1);
+    kin_train_get_number(r, root, "adam_beta2", 0, 0.99999999, &o->beta2);
+    kin_train_get_number(r, root, "adam_epsilon", 0, 1, &o->epsilon);
+    kin_train_get_number(r, root, "weight_decay", 0, 100, &o->weight_decay);
+    kin_train_get_number(r, root, "max_grad_norm", 0, 1e30, &o->max_grad_norm);
+    kin_train_get_number(r, root, "ema_decay", 0, 0.99999999, &o->ema_decay);
+    kin_train_get_int(r, root, "log_every", 1, INT64_C(1) << 40, &config->log_every);
+    kin_train_get_int(r, root, "checkpoint_every", 1, INT64_C(1) << 40, &config->checkpoint_every);
+    kin_train_get_int(r, root, "keep_checkpoints", 1, 1000, &config->keep_checkpoints);
+    if (kin_train_get_choice(r, root, "precision", "f32", "bf16"))
+        config->precision.compute = KIN_BF16;
+    kin_train_get_bytes(r, root, "memory", &config->memory);
+    kin_train_get_bool(r, root, "recompute", &config->recompute);
 }
 
-static void read_vae_task(reader *r, kin_train_config *config) {
-    json_t *vae = get_object(r, config->root, "vae"), *loss = get_object(r, config->root, "loss");
-    check_keys(r, loss, loss_keys, COUNT(loss_keys));
+static void read_vae_task(kin_train_reader *r, kin_train_config *config) {
+    json_t *vae = kin_train_get_object(r, config->root, "vae");
+    json_t *loss = kin_train_get_object(r, config->root, "loss");
+    kin_train_check_keys(r, loss, loss_keys, KIN_COUNT(loss_keys));
     config->vae = kin_sd_vae_config_default();
     config->loss = (kin_sd_vae_loss_options){.l1 = 1, .l2 = 0, .kl = 1e-6};
-    get_number(r, loss, "l1", 0, 1e6, &config->loss.l1);
-    get_number(r, loss, "l2", 0, 1e6, &config->loss.l2);
-    get_number(r, loss, "kl", 0, 1e6, &config->loss.kl);
+    kin_train_get_number(r, loss, "l1", 0, 1e6, &config->loss.l1);
+    kin_train_get_number(r, loss, "l2", 0, 1e6, &config->loss.l2);
+    kin_train_get_number(r, loss, "kl", 0, 1e6, &config->loss.kl);
     if (r->status == KIN_OK && vae)
         r->status =
             kin_sd_vae_config_parse(r->context, vae, r->file, KIN_UNKNOWN_KEYS_FAIL, &config->vae);
     int factor = r->status == KIN_OK ? kin_sd_vae_factor(&config->vae) : 1;
-    if (r->status == KIN_OK && (config->data.height % factor || config->data.width % factor))
-        r->status =
-            kin_fail(r->context, KIN_INVALID,
-                     "%s: height and width must be multiples of %d for this vae", r->file, factor);
+    if (config->data.height % factor || config->data.width % factor)
+        kin_train_refuse(r, "height and width must be multiples of %d for this vae", factor);
+    if (config->order.buckets || config->order.images || config->order.lengths)
+        kin_train_refuse(r, "buckets, images and variable_length are for text-to-video");
 }
 
-static void read_validation(reader *r, kin_train_config *config) {
-    json_t *validation = get_object(r, config->root, "validation"), *prompts = NULL;
-    check_keys(r, validation, validation_keys, COUNT(validation_keys));
-    config->validation_steps = 30;
-    config->validation_cfg_scale = 4;
-    get_int(r, config->root, "validate_every", 0, INT64_C(1) << 40, &config->validate_every);
-    get_int(r, validation, "steps", 1, 1000, &config->validation_steps);
-    get_number(r, validation, "cfg_scale", 0, 100, &config->validation_cfg_scale);
-    config->validation_method = get_choice(r, validation, "sampling_method", "iddpm", "ddim")
-                                    ? KIN_SAMPLER_DDIM
-                                    : KIN_SAMPLER_IDDPM;
-    if (r->status == KIN_OK && validation)
-        r->status =
-            kin_json_get_child(r->context, validation, r->file, "prompts", JSON_ARRAY, &prompts);
-    for (size_t i = 0; r->status == KIN_OK && prompts && i < json_array_size(prompts); i++) {
-        const char *prompt = json_string_value(json_array_get(prompts, i));
-        if (!prompt || i >= KIN_TRAIN_MAX_PROMPTS)
-            r->status = kin_fail(r->context, KIN_INVALID,
-                                 "%s: validation.prompts must be at most %d strings", r->file,
-                                 KIN_TRAIN_MAX_PROMPTS);
-        else config->validation_prompts[config->validation_prompt_count++] = prompt;
+/* Reads config->root, which has no stages (any more). */
+static kin_status read_one(kin_context *context, const char *file, kin_train_config *config) {
+    kin_train_reader r = {context, file, KIN_OK};
+    kin_train_check_keys(&r, config->root, top_keys, KIN_COUNT(top_keys));
+    kin_train_need(&r, config->root, "task");
+    kin_train_need(&r, config->root, "output");
+    bool video = kin_train_get_choice(&r, config->root, "task", "vae", "text-to-video");
+    config->task = video ? KIN_TRAIN_VIDEO : KIN_TRAIN_VAE;
+    kin_train_get_text(&r, config->root, "output", &config->output);
+    read_data(&r, config);
+    read_optimisation(&r, config);
+    if (video) kin_train_read_video(&r, config);
+    else read_vae_task(&r, config);
+    return r.status;
+}
+
+/* `changes` over `base`: objects within objects are merged, other values take their place. */
+static void merge(json_t *base, const json_t *changes) {
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)changes, key, value) {
+        json_t *old = json_object_get(base, key);
+        if (json_is_object(old) && json_is_object(value)) merge(old, value);
+        else json_object_set_new(base, key, json_deep_copy(value));
     }
 }
 
-/* init_path names a model folder: the text encoder is its own. */
-static void use_init_text_encoder(reader *r, kin_train_config *config) {
-    if (r->status != KIN_OK) return;
-    char *path = kin_path_join(r->context, config->init_path, "text_encoder");
-    if (!path) {
-        r->status = KIN_OUT_OF_MEMORY;
-    } else if (kin_file_is_folder(path)) {
-        json_object_set_new(config->root, "text_encoder_path", json_string(path));
-        get_text(r, config->root, "text_encoder_path", &config->text_encoder_path);
+/* The next stage takes up what the one before leaves: the weights of its last checkpoint, and its
+ * text encoder. */
+static void follow(json_t *root, const kin_train_config *before, const json_t *changes) {
+    char path[4096];
+    if (!json_object_get(changes, "init_path"))
+        json_object_set_new(root, "init_path", json_string(before->output));
+    json_object_set_new(root, "from_scratch", json_false());
+    if (json_object_get(changes, "text_encoder_path")) return;
+    if (!before->train_text_encoder) {
+        if (before->text_encoder_path)
+            json_object_set_new(root, "text_encoder_path", json_string(before->text_encoder_path));
+        return;
     }
-    kin_free(r->context, path);
+    snprintf(path, sizeof path, "%s/model/text_encoder", before->output);
+    json_object_set_new(root, "text_encoder_path", json_string(path));
+    snprintf(path, sizeof path, "%s/model/tokenizer/spiece.model", before->output);
+    json_object_set_new(root, "tokenizer", json_pack("{s:s}", "path", path));
+    json_object_del(root, "text_encoder");
 }
 
-static void read_video_task(reader *r, kin_train_config *config) {
-    json_t *root = config->root;
-    json_t *denoiser = get_object(r, root, "denoiser"), *text = get_object(r, root, "text_encoder");
-    json_t *tokenizer = get_object(r, root, "tokenizer"),
-           *timesteps = get_object(r, root, "timesteps");
-    check_keys(r, tokenizer, tokenizer_keys, COUNT(tokenizer_keys));
-    check_keys(r, timesteps, timestep_keys, COUNT(timestep_keys));
-    need(r, root, "vae_path");
-    get_text(r, root, "vae_path", &config->vae_path);
-    get_text(r, root, "init_path", &config->init_path);
-    get_text(r, root, "text_encoder_path", &config->text_encoder_path);
-    get_bool(r, root, "train_text_encoder", &config->train_text_encoder);
-    get_bool(r, root, "from_scratch", &config->from_scratch);
-    config->posterior_mean = get_choice(r, root, "posterior", "sample", "mean");
-    config->denoiser = kin_stdit_config_default();
-    if (r->status == KIN_OK && denoiser)
-        r->status = kin_stdit_config_parse(r->context, denoiser, r->file, KIN_UNKNOWN_KEYS_FAIL,
-                                           &config->denoiser);
-    config->caption_dropout = config->denoiser.class_dropout_prob;
-    get_number(r, root, "caption_dropout", 0, 1, &config->caption_dropout);
-    if (r->status == KIN_OK && text)
-        r->status = kin_t5_config_parse(r->context, text, r->file, KIN_UNKNOWN_KEYS_FAIL,
-                                        &config->text_encoder);
-    if (!text && !config->text_encoder_path && config->init_path) use_init_text_encoder(r, config);
-    if (r->status == KIN_OK && !text && !config->text_encoder_path)
-        r->status = kin_fail(r->context, KIN_INVALID,
-                             "%s: text_encoder (a configuration), text_encoder_path, or the model "
-                             "folder of one as init_path, must be given",
-                             r->file);
-    get_text(r, tokenizer, "path", &config->tokenizer_path);
-    config->tokenizer_vocabulary = 256;
-    get_int(r, tokenizer, "vocab_size", 8, 1000000, &config->tokenizer_vocabulary);
-    config->timesteps.weight_cap = 10;
-    get_bool(r, timesteps, "stratified", &config->timesteps.stratified);
-    config->timesteps.shift = 1;
-    get_number(r, timesteps, "shift", 0.01, 100, &config->timesteps.shift);
-    get_number(r, timesteps, "weight_power", 0, 4, &config->timesteps.weight_power);
-    get_number(r, timesteps, "weight_cap", 1, 1e6, &config->timesteps.weight_cap);
-    read_validation(r, config);
+/* Stage number `index` as a configuration of its own; its root is fresh. */
+static kin_status make_stage(kin_context *context, const char *file, const json_t *base,
+                             const json_t *changes, const kin_train_config *before, int index,
+                             kin_train_config *out_stage) {
+    char where[1024];
+    snprintf(where, sizeof where, "%s: stage %d", file, index + 1);
+    const char *output = json_string_value(json_object_get(base, "output"));
+    const char *name = json_string_value(json_object_get(changes, "name"));
+    if (!json_is_object(changes)) return kin_fail(context, KIN_INVALID, "%s is no object", where);
+    if (!output) return kin_json_require(context, base, file, "output");
+    if (json_object_get(changes, "output") || json_object_get(changes, "stages"))
+        return kin_fail(context, KIN_INVALID,
+                        "%s: \"output\" and \"stages\" belong to the whole run; a stage has a "
+                        "\"name\"",
+                        where);
+    if (name && (!*name || strchr(name, '/') || *name == '.'))
+        return kin_fail(context, KIN_INVALID, "%s: \"%s\" is no name for a folder", where, name);
+    out_stage->root = json_deep_copy(base);
+    if (!out_stage->root) return kin_fail(context, KIN_OUT_OF_MEMORY, "no memory for %s", where);
+    json_object_del(out_stage->root, "stages");
+    merge(out_stage->root, changes);
+    char *folder = name ? kin_path_join(context, output, name)
+                        : kin_format(context, "%s/stage-%d", output, index + 1);
+    if (!folder) return KIN_OUT_OF_MEMORY;
+    json_object_set_new(out_stage->root, "output", json_string(folder));
+    kin_free(context, folder);
+    if (before) follow(out_stage->root, before, changes);
+    return read_one(context, where, out_stage);
+}
+
+static kin_status read_stages(kin_context *context, const char *file, kin_train_config *config) {
+    json_t *list = NULL;
+    kin_status status =
+        kin_json_get_child(context, config->root, file, "stages", JSON_ARRAY, &list);
+    size_t count = json_array_size(list);
+    if (status == KIN_OK && (count < 1 || count > KIN_TRAIN_MAX_STAGES))
+        status = kin_fail(context, KIN_INVALID, "%s: stages must be 1 to %d objects", file,
+                          KIN_TRAIN_MAX_STAGES);
+    if (status != KIN_OK) return status;
+    config->stages = kin_calloc(context, count, sizeof *config->stages);
+    if (!config->stages) return KIN_OUT_OF_MEMORY;
+    config->context = context;
+    for (size_t i = 0; status == KIN_OK && i < count; i++) {
+        config->stage_count = (int)i + 1;
+        status = make_stage(context, file, config->root, json_array_get(list, i),
+                            i > 0 ? &config->stages[i - 1] : NULL, (int)i, &config->stages[i]);
+        if (status == KIN_OK && config->stages[i].task != KIN_TRAIN_VIDEO && i > 0)
+            status = kin_fail(context, KIN_INVALID,
+                              "%s: stage %zu: stages are for text-to-video: an autoencoder starts "
+                              "from nothing",
+                              file, i + 1);
+    }
+    config->output = json_string_value(json_object_get(config->root, "output"));
+    return status;
 }
 
 kin_status kin_train_config_load(kin_context *context, const char *path, const char *const *sets,
                                  int set_count, kin_train_config *out_config) {
     memset(out_config, 0, sizeof *out_config);
     kin_train_config *config = out_config;
-    reader r = {context, path, KIN_OK};
-    r.status = kin_json_load(context, path, &config->root);
-    for (int i = 0; r.status == KIN_OK && i < set_count; i++)
-        r.status = kin_json_set(context, config->root, sets[i]);
-    check_keys(&r, config->root, top_keys, COUNT(top_keys));
-    if (r.status == KIN_OK) {
-        need(&r, config->root, "task");
-        need(&r, config->root, "output");
-        bool video = get_choice(&r, config->root, "task", "vae", "text-to-video");
-        config->task = video ? KIN_TRAIN_VIDEO : KIN_TRAIN_VAE;
-        get_text(&r, config->root, "output", &config->output);
-        read_data(&r, config);
-        read_optimisation(&r, config);
-        if (video) read_video_task(&r, config);
-        else read_vae_task(&r, config);
+    kin_status status = kin_json_load(context, path, &config->root);
+    for (int i = 0; status == KIN_OK && i < set_count; i++)
+        status = kin_json_set(context, config->root, sets[i]);
+    if (status == KIN_OK)
+        status = kin_json_check_keys(context, config->root, path, top_keys, KIN_COUNT(top_keys));
+    if (status == KIN_OK) {
+        const json_t *stages = json_object_get(config->root, "stages");
+        if (stages && !json_is_null(stages)) status = read_stages(context, path, config);
+        else if (json_object_get(config->root, "name"))
+            status =
+                kin_fail(context, KIN_INVALID,
+                         "%s: \"name\" is a key of stages; a run's folder is its \"output\"", path);
+        else status = read_one(context, path, config);
     }
-    if (r.status != KIN_OK) kin_train_config_free(config);
-    return r.status;
+    if (status != KIN_OK) kin_train_config_free(config);
+    return status;
 }
 
 void kin_train_config_free(kin_train_config *config) {
+    for (int i = 0; i < config->stage_count; i++) kin_train_config_free(&config->stages[i]);
+    if (config->stages) kin_free(config->context, config->stages);
     json_decref(config->root);
     config->root = NULL;
+    config->stages = NULL;
+    config->stage_count = 0;
 }

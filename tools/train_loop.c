@@ -1,4 +1,4 @@
-/* The training loop: plans, steps, metrics, checkpoints, resuming. */
+/* The training loop: steps, metrics, checkpoints, resuming. */
 #include "tools/train.h"
 
 #include "runtime/file.h"
@@ -20,53 +20,12 @@ struct kin_trainer {
     const kin_train_task_ops *ops;
     void *task;
     kin_store *store;
-    kin_workspace *workspace;
-    kin_plan *step; /* forward and backward, with the update unless steps accumulate */
-    kin_plan *apply; /* the update, if they do */
+    kin_train_plans *plans; /* forward and backward, with the update unless steps accumulate */
     kin_metrics *metrics;
     int64_t done; /* optimizer steps */
     int skipped;  /* in a row */
     bool quiet;
 };
-
-static kin_status build_plans(kin_trainer *t) {
-    const kin_train_config *config = t->config;
-    kin_graph *graph = NULL, *apply = NULL;
-    kin_plan_options options = {.struct_size = sizeof options,
-                                .memory_budget = config->memory,
-                                .recompute_all = config->recompute};
-    kin_status status = kin_graph_create(t->context, &graph);
-    if (status != KIN_OK) return status;
-    kin_tensor loss = t->ops->loss(t->task, graph);
-    if (config->accumulate_steps > 1) {
-        kin_training_accumulate(graph, loss, 1.0 / (double)config->accumulate_steps);
-        status = kin_graph_create(t->context, &apply);
-        if (status == KIN_OK) kin_training_apply(apply, graph, &config->optimizer);
-    } else {
-        kin_training_update(graph, loss, &config->optimizer);
-    }
-    if (status == KIN_OK) status = kin_plan_build(graph, t->device, &options, &t->step);
-    if (status == KIN_OK && apply) status = kin_plan_build(apply, t->device, NULL, &t->apply);
-    if (status == KIN_OK)
-        status = kin_store_add_graph(t->store, graph, (uint64_t)config->seed);
-    if (status == KIN_OK && apply)
-        status = kin_store_add_graph(t->store, apply, (uint64_t)config->seed);
-    kin_graph_destroy(graph);
-    kin_graph_destroy(apply);
-    return status;
-}
-
-static void tell_plan(const kin_trainer *t) {
-    const kin_plan_summary *s = kin_plan_summarize(t->step);
-    char peak[32], arena[32], weights[32], states[32];
-    kin_log(t->context, KIN_LOG_INFO,
-            "plan: %d nodes, %.2f GFLOP a step, peak memory %s (weights %s, states %s, arena %s), "
-            "%d of %d segments recomputed",
-            s->nodes, s->flops * 1e-9, kin_bytes_text(s->peak, peak, sizeof peak),
-            kin_bytes_text(s->weights, weights, sizeof weights),
-            kin_bytes_text(s->states, states, sizeof states),
-            kin_bytes_text(s->arena, arena, sizeof arena), s->segments_recomputed, s->segments);
-}
 
 static kin_status save(kin_trainer *t) {
     char *path = kin_train_checkpoint_path(t->context, t->config->output, t->done);
@@ -91,13 +50,13 @@ static kin_status resume_from(kin_trainer *t) {
         return KIN_OK;
     }
     if (status == KIN_OK) status = kin_store_load(t->store, path);
-    if (status == KIN_OK)
-        kin_log(t->context, KIN_LOG_INFO, "resuming from %s", path);
+    if (status == KIN_OK) kin_log(t->context, KIN_LOG_INFO, "resuming from %s", path);
     kin_free(t->context, path);
     return status;
 }
 
-/* Refuses to write over another run, unless resuming; keeps the configuration beside the results. */
+/* Refuses to write over another run, unless resuming; keeps the configuration beside the results.
+ */
 static kin_status prepare_folder(kin_trainer *t, bool resume) {
     const char *output = t->config->output;
     char *old = NULL;
@@ -137,29 +96,44 @@ static kin_status read_scalar(kin_plan *plan, const char *name, double *out_valu
     return status;
 }
 
+/* The plan of micro step `index`, with its inputs written. */
+static kin_status ready_plan(kin_trainer *t, int64_t index, kin_plan **out_plan) {
+    int shape = 0;
+    kin_status status = t->ops->shapes > 1 ? t->ops->shape_of(t->task, index, &shape) : KIN_OK;
+    if (status == KIN_OK) status = kin_train_plans_get(t->plans, shape, out_plan);
+    return status == KIN_OK ? t->ops->write(t->task, *out_plan, index) : status;
+}
+
+static kin_status write_update(kin_plan *update, float rate, int64_t step) {
+    kin_status status = kin_plan_write(update, "lr", KIN_F32, &rate);
+    return status == KIN_OK ? kin_plan_write(update, "step", KIN_I64, &step) : status;
+}
+
 /* One optimizer step. values[0] is the mean loss, then the task's metrics, then grad_norm. */
 static kin_status run_step(kin_trainer *t, double *values, size_t *out_count) {
     const kin_train_config *config = t->config;
     int64_t micro = config->accumulate_steps;
     float rate = (float)learning_rate(config, t->done);
     int64_t step = t->done + 1;
-    kin_plan *update = t->apply ? t->apply : t->step;
+    kin_plan *apply = NULL, *plan = NULL;
+    kin_status status = KIN_OK;
     size_t count = 1;
     while (t->ops->metrics[count - 1] && count < MAX_METRICS - 2) count++;
     memset(values, 0, sizeof *values * MAX_METRICS);
-    kin_status status = kin_plan_write(update, "lr", KIN_F32, &rate);
-    if (status == KIN_OK) status = kin_plan_write(update, "step", KIN_I64, &step);
     for (int64_t k = 0; status == KIN_OK && k < micro; k++) {
-        status = t->ops->write(t->task, t->step, t->done * micro + k);
-        if (status == KIN_OK) status = kin_plan_run(t->step);
+        status = ready_plan(t, t->done * micro + k, &plan);
+        apply = kin_train_plans_apply(t->plans);
+        if (status == KIN_OK && !apply) status = write_update(plan, rate, step);
+        if (status == KIN_OK) status = kin_plan_run(plan);
         for (size_t i = 0; status == KIN_OK && i < count; i++) {
             double value;
-            status = read_scalar(t->step, i ? t->ops->metrics[i - 1] : "loss", &value);
+            status = read_scalar(plan, i ? t->ops->metrics[i - 1] : "loss", &value);
             values[i] += value / (double)micro;
         }
     }
-    if (status == KIN_OK && t->apply) status = kin_plan_run(t->apply);
-    if (status == KIN_OK) status = read_scalar(update, "grad_norm", &values[count]);
+    if (status == KIN_OK && apply) status = write_update(apply, rate, step);
+    if (status == KIN_OK && apply) status = kin_plan_run(apply);
+    if (status == KIN_OK) status = read_scalar(apply ? apply : plan, "grad_norm", &values[count]);
     *out_count = count + 1;
     return status;
 }
@@ -181,11 +155,12 @@ static kin_status clear_gradients(kin_trainer *t) {
  * update, if it is part of the plan, changes nothing after such a node. */
 static kin_status find_nonfinite(kin_trainer *t, const char **out_where) {
     int64_t micro = t->config->accumulate_steps;
+    kin_plan *plan;
     kin_status status = KIN_OK;
     *out_where = NULL;
     for (int64_t k = 0; status == KIN_OK && k < micro && !*out_where; k++) {
-        status = t->ops->write(t->task, t->step, t->done * micro + k);
-        if (status == KIN_OK) status = kin_plan_find_nonfinite(t->step, out_where);
+        status = ready_plan(t, t->done * micro + k, &plan);
+        if (status == KIN_OK) status = kin_plan_find_nonfinite(plan, out_where);
     }
     kin_status cleared = clear_gradients(t);
     return status == KIN_OK ? cleared : status;
@@ -198,9 +173,9 @@ static kin_status judge_step(kin_trainer *t, double loss, double norm) {
         return KIN_OK;
     }
     t->skipped++;
-    kin_log(t->context, KIN_LOG_WARN,
-            "step %lld: loss %g, gradient norm %g: %s (%d in a row)", (long long)t->done + 1, loss,
-            norm, isfinite(norm) ? "the loss is not finite" : "the step is skipped", t->skipped);
+    kin_log(t->context, KIN_LOG_WARN, "step %lld: loss %g, gradient norm %g: %s (%d in a row)",
+            (long long)t->done + 1, loss, norm,
+            isfinite(norm) ? "the loss is not finite" : "the step is skipped", t->skipped);
     if (t->skipped < MAX_SKIPPED) return KIN_OK;
     const char *where = NULL;
     kin_status status = find_nonfinite(t, &where);
@@ -244,8 +219,8 @@ static kin_status train(kin_trainer *t) {
     double logged = kin_seconds();
     int64_t logged_step = t->done;
     bool saved = true;
-    int64_t end = config->stop_at > 0 && config->stop_at < config->steps ? config->stop_at
-                                                                         : config->steps;
+    int64_t end =
+        config->stop_at > 0 && config->stop_at < config->steps ? config->stop_at : config->steps;
     while (status == KIN_OK && t->done < end && !kin_interrupted()) {
         double values[MAX_METRICS];
         size_t count;
@@ -267,9 +242,11 @@ static kin_status train(kin_trainer *t) {
             logged_step = t->done;
         }
         if (t->done % config->checkpoint_every == 0) saved = try_save(t);
-        if (t->ops->validate && config->validate_every > 0 &&
-            (t->done % config->validate_every == 0 || t->done == config->steps))
+        if (t->ops->validate && config->validation.every > 0 &&
+            (t->done % config->validation.every == 0 || t->done == config->steps)) {
+            if (config->memory > 0) kin_train_plans_release(t->plans); /* samples need room, too */
             status = t->ops->validate(t->task, t->store, t->done);
+        }
     }
     kin_progress_end(&progress);
     if (status != KIN_OK && status != KIN_NUMERIC) return status;
@@ -299,22 +276,17 @@ kin_status kin_train_run(kin_context *context, kin_device *device, const kin_tra
                      .quiet = quiet};
     kin_status status = prepare_folder(&t, resume);
     if (status == KIN_OK) status = kin_store_create(device, &t.store);
-    if (status == KIN_OK) status = build_plans(&t);
+    if (status == KIN_OK)
+        status = kin_train_plans_open(context, device, config, ops, task, t.store, &t.plans);
     if (status == KIN_OK && ops->load) status = ops->load(task, t.store);
     if (status == KIN_OK && resume) status = resume_from(&t);
     if (status == KIN_OK && t.done == 0) status = kin_training_start_averages(t.store);
-    if (status == KIN_OK) tell_plan(&t);
-    if (status == KIN_OK) status = kin_workspace_create(device, &t.workspace);
-    if (status == KIN_OK) status = kin_plan_prepare(t.step, t.store, t.workspace);
-    if (status == KIN_OK && t.apply) status = kin_plan_prepare(t.apply, t.store, t.workspace);
-    if (status == KIN_OK)
-        status = kin_metrics_open(context, config->output, t.done, &t.metrics);
+    if (status == KIN_OK) kin_train_plans_tell(t.plans);
+    if (status == KIN_OK) status = kin_metrics_open(context, config->output, t.done, &t.metrics);
     if (status == KIN_OK) status = train(&t);
     if (status == KIN_OK) status = ops->export(task, t.store);
     kin_metrics_close(t.metrics);
-    kin_plan_free(t.step);
-    kin_plan_free(t.apply);
-    kin_workspace_free(t.workspace);
+    kin_train_plans_close(t.plans);
     kin_store_free(t.store);
     return status;
 }
@@ -322,6 +294,7 @@ kin_status kin_train_run(kin_context *context, kin_device *device, const kin_tra
 kin_status kin_train(kin_context *context, kin_device *device, const kin_train_config *config,
                      bool resume, bool quiet) {
     int lock;
+    if (config->stage_count > 0) return kin_train_stages(context, device, config, resume, quiet);
     kin_status status = kin_train_folder_lock(context, config->output, &lock);
     if (status != KIN_OK) return status;
     if (config->task == KIN_TRAIN_VAE)

@@ -23,7 +23,8 @@ typedef struct vae_task {
     float *images; /* (B, 3, Y, X) */
 } vae_task;
 
-static kin_tensor vae_loss(void *task, kin_graph *graph) {
+static kin_tensor vae_loss(void *task, int shape, kin_graph *graph) {
+    (void)shape;
     const kin_train_config *config = ((vae_task *)task)->config;
     kin_vae_training training = {.vae = &config->vae,
                                  .loss = config->loss,
