@@ -68,7 +68,8 @@ static inline kin_denoiser_config tiny(kin_denoiser_kind kind) {
     kin_denoiser_config c = {.kind = kind,
                              .stdit = kin_stdit_config_default(),
                              .stdit2 = kin_stdit2_config_default(),
-                             .pixart = kin_latte_config_default()};
+                             .pixart = kin_latte_config_default(),
+                             .opensora_plan = kin_opensora_plan_config_default()};
     kin_stdit_config *both[] = {&c.stdit, &c.stdit2.common};
     for (int i = 0; i < 2; i++) {
         both[i]->hidden_size = WIDTH;
@@ -85,6 +86,10 @@ static inline kin_denoiser_config tiny(kin_denoiser_kind kind) {
     c.pixart.num_layers = LAYERS;
     c.pixart.caption_channels = CAPTION;
     c.pixart.sample_size = SIDE;
+    c.opensora_plan.num_attention_heads = HEADS;
+    c.opensora_plan.attention_head_dim = WIDTH / HEADS;
+    c.opensora_plan.num_layers = LAYERS;
+    c.opensora_plan.caption_channels = CAPTION;
     return c;
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzing of every reader of files (tests/fuzz_*.c) with Clang's libFuzzer, AddressSanitizer and
 # UBSan. The library's compiler may be another one, so this script builds what it needs itself:
-# runtime/, which reads all files, and of models/ what makes a schedule of one.
+# the library without its devices, and of tools/ what tells a model by its files and reads prompts.
 #
 #   tests/fuzz.sh build FOLDER                        builds all targets in FOLDER
 #   tests/fuzz.sh run FOLDER TARGET [SECONDS [SEED]]  runs one, from small good files; 8 s, seed 1
@@ -25,7 +25,7 @@ build() {
         exit 77
     fi
     for part in "FFMPEG libavformat libavcodec libavutil libswscale" "PNG libpng" \
-        "MINIZIP minizip" "SENTENCEPIECE sentencepiece"; do
+        "SENTENCEPIECE sentencepiece"; do
         read -r part modules <<<"$part"
         # shellcheck disable=SC2086,SC2207 # several modules, several flags
         if pkg-config --exists $modules; then
@@ -35,16 +35,23 @@ build() {
     done
     # shellcheck disable=SC2207
     {
-        flags+=($(pkg-config --cflags jansson))
-        libraries+=($(pkg-config --libs jansson) -lz -ldl -lm -lpthread)
+        flags+=($(pkg-config --cflags jansson minizip))
+        libraries+=($(pkg-config --libs jansson minizip) -lz -ldl -lm -lpthread)
     }
+    # Nothing here computes, so there are no devices.
+    printf '#include "runtime/device.h"\nconst kin_backend kin_backend_cpu, kin_backend_null;\n' \
+        >"$folder/no_devices.new"
+    if ! cmp -s "$folder/no_devices.new" "$folder/no_devices.c"; then
+        mv "$folder/no_devices.new" "$folder/no_devices.c"
+    fi
     # One rule for each object; make takes care of what is up to date.
     {
         printf 'FLAGS = %s\n' "${flags[*]}"
         printf 'all:\n'
         local source name
-        for source in "$tree"/runtime/*.c "$tree"/runtime/*.cc "$tree"/models/scheduler.c \
-            "$tree"/models/scheduler_{config,single,multistep}.c "$tree"/tests/fuzz_*.c; do
+        for source in "$folder/no_devices.c" "$tree"/{runtime,models,ops}/*.c "$tree"/runtime/*.cc "$tree"/tools/system*.c \
+            "$tree"/tools/{model_choice,model_folder,weights_match,mask_strategy,prompts}.c \
+            "$tree"/tools/caption_clean*.c "$tree"/tests/fuzz_*.c; do
             name=$(basename "$source")
             case "$source" in
             *sentencepiece_shim.cc)
@@ -71,6 +78,21 @@ build() {
     make -C "$folder" -j "$(nproc)" --no-print-directory -s all
 }
 
+# A safetensors file $1 of zeros with the tensors on standard input: name, shape, bytes.
+tensors() {
+    local name shape bytes header='' at=0
+    while read -r name shape bytes; do
+        header+="${header:+,}\"$name\":{\"dtype\":\"F32\",\"shape\":$shape,\"data_offsets\":[$at,$((at + bytes))]}"
+        at=$((at + bytes))
+    done
+    header="{$header}"
+    {
+        printf '%b' "$(printf '\\x%02x\\x%02x' $((${#header} % 256)) $((${#header} / 256)))\0\0\0\0\0\0"
+        printf '%s' "$header"
+        head -c "$at" /dev/zero
+    } >"$1"
+}
+
 # Small good files in folder $1 for target $2. Targets that are not named make their own.
 seeds() {
     mkdir -p "$1"
@@ -93,6 +115,32 @@ seeds() {
     caption)
         printf 'A cat &amp; a <b>dog</b>, 1920x1080 http://x.com/y #12 "red"' >"$1/plain"
         printf '|0|one|2|two {"mask_strategy": "0,0,0,0,8,0.3;1,1,-4,0,4"}' >"$1/prompt"
+        ;;
+    prompts)
+        printf '!a red circle\n|0|one|2|two {"mask_strategy": "0;0,1", "reference_path": "a;b"}\n' \
+            >"$1/lines"
+        printf '"["a", {"prompt": "b", "seed": 3, "name": "x", "negative_prompt": "c"}]' >"$1/list"
+        printf '#text,seed,path\n"one, two",3,a.mp4\nthree,,b.mp4\n' >"$1/table"
+        ;;
+    system)
+        printf '{"_class_name": "PixArtTransformer2DModel", "attention_head_dim": 72, "sample_size": 64}' \
+            >"$1/config"
+        printf '{"_class_name": "X", "vae": ["diffusers", "Y"], "num_frames": 16, "fps": 8.5, "sampling_method": "ddim"}' \
+            >"$1/index"
+        printf '{"block_out_channels": [32, 64], "latent_channels": 4}' >"$1/vae"
+        # The tensors from which an STDiT is told, and a T5, of one number each where that may be.
+        local names='x_embedder.proj.weight [64,1,1,1,1] 256
+            blocks.0.scale_shift_table [1] 4
+            blocks.0.mlp.fc1.weight [64] 256
+            final_layer.linear.weight [2] 8
+            y_embedder.y_proj.fc1.weight [1,1] 4
+            blocks.0.attn_temp.qkv.weight [1] 4'
+        tensors "$1/stdit" <<<"$names"
+        names='encoder.block.0.layer.0.SelfAttention.q.weight [2,4] 32
+            encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight [4,1] 16
+            encoder.block.0.layer.1.DenseReluDense.wi.weight [1] 4
+            shared.weight [3] 12'
+        tensors "$1/t5" <<<"$names"
         ;;
     safetensors)
         local header='{"__metadata__":{"a":"b"},"w":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}}  '

@@ -30,7 +30,9 @@ static void test_published_sizes(void **state) {
                  {"PixArt-XL-2-256x256", 610856096},
                  {"PixArt-XL-2-512x512", 610856096},
                  {"PixArt-XL-2-1024-MS", 611349152},
-                 {"Latte-1", 1057246880}};
+                 {"Latte-1", 1057246880},
+                 {"OpenSoraT2V-ROPE-L/122", 2771907856},
+                 {"OpenSoraT2V-ROPE-L/122-480p", 2771907856}};
     size_t found = 0;
     bench b = bench_open("null");
     for (int i = 0; i < kin_denoiser_named_count(); i++) {
@@ -138,6 +140,13 @@ static void test_configs(void **state) {
     assert_true(c.pixart.use_additional_conditions);
     assert_true(c.pixart.interpolation_scale == 2);
     assert_int_equal(c.pixart.out_channels, 4);
+
+    must(&b, parse(b.context, "{\"interpolation_scale_t\": 1, \"attention_head_dim\": 24}", &c));
+    assert_int_equal(c.kind, KIN_DENOISER_OPENSORA_PLAN);
+    assert_int_equal(kin_denoiser_shape_of(&c).text_length, 512);
+    must(&b, parse(b.context, "{\"_class_name\": \"OpenSoraT2V\", \"patch_size_t\": 2}", &c));
+    assert_int_equal(c.kind, KIN_DENOISER_OPENSORA_PLAN);
+    assert_int_equal(kin_denoiser_shape_of(&c).frame_multiple, 2);
 
     expect_error(b.context, "{\"model_type\": \"STDiT2\", \"qk_nrom\": true}", KIN_INVALID,
                  "qk_norm");
@@ -259,7 +268,10 @@ static void test_misuse(void **state) {
                  {KIN_DENOISER_LATTE, 2, true, false, 0, "null caption"},
                  {KIN_DENOISER_STDIT2, 2, false, false, 1, "pictures"},
                  {KIN_DENOISER_PIXART, 2, false, false, 0, "one frame"},
-                 {KIN_DENOISER_LATTE, 2, false, false, 1, "captions"}};
+                 {KIN_DENOISER_LATTE, 2, false, false, 1, "captions"},
+                 {KIN_DENOISER_OPENSORA_PLAN, 2, true, false, 0, "null caption"},
+                 {KIN_DENOISER_OPENSORA_PLAN, 2, false, true, 0, "given frames"},
+                 {KIN_DENOISER_OPENSORA_PLAN, 2, false, false, 1, "captions"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         bench b = bench_open("null");
         kin_graph *g = b.graph;

@@ -1,5 +1,5 @@
-/* STDiT2, PixArt and Latte at work where the reference cases do not reach: weights of one model as
- * the start of another, masks of frames, training steps and samplers.
+/* STDiT2, PixArt, Latte and Open-Sora-Plan at work where the reference cases do not reach: weights
+ * of one model as the start of another, masks of frames, training steps and samplers.
  *
  * Tolerance, relative to the largest wanted value: 2e-5 (f32; two models do the same arithmetic in
  * another order). Negative controls: a temporal branch that does not start at zero, and a given
@@ -12,6 +12,9 @@
 
 #include "models/diffusion_masked.h"
 #include "models/training.h"
+#include "ops/layout.h"
+#include "ops/split.h"
+#include "ops/views.h"
 #include "runtime/philox.h"
 #include "runtime/weights.h"
 
@@ -349,8 +352,9 @@ static void test_training(void **state) {
 static void test_sampling_graphs(void **state) {
     (void)state;
     static const kin_denoiser_kind kinds[] = {KIN_DENOISER_STDIT, KIN_DENOISER_STDIT2,
-                                              KIN_DENOISER_LATTE, KIN_DENOISER_PIXART};
-    for (int i = 0; i < 4; i++) {
+                                              KIN_DENOISER_LATTE, KIN_DENOISER_PIXART,
+                                              KIN_DENOISER_OPENSORA_PLAN};
+    for (int i = 0; i < 5; i++) {
         bench b = bench_open("cpu");
         kin_graph *g = b.graph;
         kin_denoiser_config c = tiny(kinds[i]);
@@ -416,6 +420,147 @@ static void test_sampling_graphs(void **state) {
     bench_close(&b);
 }
 
+/* The front of Open-Sora-Plan against the model: a guided pass with prompts of different lengths,
+ * and a video with a picture, equal what masks made by hand give. Within 1e-5 of the largest value.
+ */
+static double largest_difference(const float *a, const float *b, size_t count,
+                                 double *out_largest) {
+    double worst = 0;
+    *out_largest = 0;
+    for (size_t i = 0; i < count; i++) {
+        worst = fmax(worst, fabs(a[i] - b[i]));
+        *out_largest = fmax(*out_largest, fabs(b[i]));
+    }
+    return worst;
+}
+
+static void test_opensora_plan_front(void **state) {
+    (void)state;
+    for (int joint = 0; joint < 2; joint++) {
+        bench b = bench_open("cpu");
+        kin_graph *g = b.graph;
+        kin_denoiser_config c = tiny(KIN_DENOISER_OPENSORA_PLAN);
+        int64_t two = 2, dims[5] = {2, 4, FRAMES, SIDE, SIDE};
+        int64_t text[4] = {2, 1, WORDS, CAPTION};
+        kin_tensor x = kin_input(g, "x", KIN_F32, 5, dims), half[2];
+        kin_tensor timestep = kin_input(g, "timestep", KIN_F32, 1, &two);
+        kin_tensor y = kin_input(g, "y", KIN_F32, 4, text);
+        kin_tensor lengths = kin_input(g, "lengths", KIN_I32, 1, &two);
+        kin_tensor mask = kin_input(g, "y_mask", KIN_F32, 3, text), front;
+        kin_opensora_plan_inputs direct = {
+            .x = x, .timestep = timestep, .text = y, .text_mask = mask};
+        if (joint) { /* one video of two frames and a picture, each with a caption */
+            direct.x = kin_slice(g, x, 0, 0, 1);
+            direct.timestep = kin_slice(g, timestep, 0, 0, 1);
+            direct.text = kin_reshape(g, y, 4, (int64_t[]){1, 2, WORDS, CAPTION});
+            direct.text_mask = kin_reshape(g, mask, 3, (int64_t[]){1, 2, WORDS});
+            kin_denoiser_inputs in = {.x = direct.x,
+                                      .timestep = direct.timestep,
+                                      .y = direct.text,
+                                      .y_lengths = kin_reshape(g, lengths, 2, (int64_t[]){1, 2}),
+                                      .images = 1};
+            front = kin_denoiser(g, &c, &f32, &in);
+        } else { /* a prompt, then the negative one */
+            kin_tensor length[2];
+            kin_split(g, kin_reshape(g, y, 3, (int64_t[]){2, WORDS, CAPTION}), 0, 2, half);
+            kin_split(g, lengths, 0, 2, length);
+            kin_denoiser_sampling sampling = {.config = &c,
+                                              .precision = &f32,
+                                              .y = half[1],
+                                              .y_lengths = length[1],
+                                              .null_y = half[0],
+                                              .null_lengths = length[0],
+                                              .guided = true,
+                                              .null_first = true};
+            front = kin_denoiser_sample(&sampling, g, x, timestep);
+        }
+        kin_output(g, "front", front);
+        kin_output(g, "model", kin_opensora_plan(g, &c.opensora_plan, &f32, &direct));
+        must(&b, kin_graph_status(g));
+        bench_prepare(&b);
+        enum { COUNT = 2 * 4 * FRAMES * PLANE };
+        static float latents[COUNT], got[COUNT], want[COUNT];
+        float captions[2 * WORDS * CAPTION], times[] = {37, 901}, kept[2 * WORDS] = {0};
+        int32_t count[2] = {2, WORDS};
+        for (int i = 0; i < 2 * WORDS; i++) kept[i] = i % WORDS < count[i / WORDS];
+        kin_philox_fill_normal(1, 2, 1, 0, COUNT, latents);
+        kin_philox_fill_normal(1, 3, 1, 0, 2 * WORDS * CAPTION, captions);
+        randomise(&b);
+        must(&b, kin_plan_write(b.plan, "x", KIN_F32, latents));
+        must(&b, kin_plan_write(b.plan, "timestep", KIN_F32, times));
+        must(&b, kin_plan_write(b.plan, "y", KIN_F32, captions));
+        must(&b, kin_plan_write(b.plan, "lengths", KIN_I32, count));
+        must(&b, kin_plan_write(b.plan, "y_mask", KIN_F32, kept));
+        size_t values = joint ? COUNT / 2 : COUNT;
+        double largest;
+        for (int lengths_equal = 1; lengths_equal >= 0; lengths_equal--) {
+            if (!lengths_equal) { /* negative control: another length must show */
+                count[0] = 4;
+                must(&b, kin_plan_write(b.plan, "lengths", KIN_I32, count));
+            }
+            must(&b, kin_plan_run(b.plan));
+            must(&b, kin_plan_read(b.plan, "front", KIN_F32, got));
+            must(&b, kin_plan_read(b.plan, "model", KIN_F32, want));
+            double worst = largest_difference(got, want, values, &largest);
+            assert_true(largest > 0.1);
+            assert_true(lengths_equal ? worst < 1e-5 * largest : worst > 1e-3 * largest);
+        }
+        bench_close(&b);
+    }
+}
+
+/* A negative prompt takes the place of STDiT's own null caption, with its own length; the control
+ * is the null caption, which must give something else. */
+static void test_negative_prompt(void **state) {
+    (void)state;
+    bench b = bench_open("cpu");
+    kin_graph *g = b.graph;
+    kin_denoiser_config c = tiny(KIN_DENOISER_STDIT);
+    int64_t two = 2, one = 1, dims[5] = {2, 4, FRAMES, SIDE, SIDE}, text[3] = {1, WORDS, CAPTION};
+    kin_tensor x = kin_input(g, "x", KIN_F32, 5, dims);
+    kin_tensor timestep = kin_input(g, "timestep", KIN_F32, 1, &two);
+    kin_tensor y[2] = {kin_input(g, "y", KIN_F32, 3, text), kin_input(g, "n", KIN_F32, 3, text)};
+    kin_tensor lengths[2] = {kin_input(g, "lengths", KIN_I32, 1, &one),
+                             kin_input(g, "n_lengths", KIN_I32, 1, &one)};
+    kin_denoiser_sampling own = {
+        .config = &c, .precision = &f32, .y = y[0], .y_lengths = lengths[0], .guided = true};
+    kin_denoiser_sampling negative = own;
+    negative.null_y = y[1];
+    negative.null_lengths = lengths[1];
+    kin_denoiser_inputs direct = {.x = x,
+                                  .timestep = timestep,
+                                  .y = kin_concat(g, y, 2, 0),
+                                  .y_lengths = kin_concat(g, lengths, 2, 0)};
+    kin_output(g, "negative", kin_denoiser_sample(&negative, g, x, timestep));
+    kin_output(g, "direct", kin_denoiser(g, &c, &f32, &direct));
+    kin_output(g, "own", kin_denoiser_sample(&own, g, x, timestep));
+    must(&b, kin_graph_status(g));
+    bench_prepare(&b);
+    randomise(&b);
+    enum { OUTPUTS = 2 * OUT * FRAMES * PLANE };
+    static float latents[2 * 4 * FRAMES * PLANE], got[OUTPUTS], want[OUTPUTS], null[OUTPUTS];
+    float captions[2 * WORDS * CAPTION], times[] = {500, 500};
+    int32_t count[2] = {WORDS, 2};
+    kin_philox_fill_normal(1, 2, 1, 0, sizeof latents / sizeof *latents, latents);
+    kin_philox_fill_normal(1, 3, 1, 0, 2 * WORDS * CAPTION, captions);
+    must(&b, kin_plan_write(b.plan, "x", KIN_F32, latents));
+    must(&b, kin_plan_write(b.plan, "timestep", KIN_F32, times));
+    must(&b, kin_plan_write(b.plan, "y", KIN_F32, captions));
+    must(&b, kin_plan_write(b.plan, "n", KIN_F32, captions + WORDS * CAPTION));
+    must(&b, kin_plan_write(b.plan, "lengths", KIN_I32, count));
+    must(&b, kin_plan_write(b.plan, "n_lengths", KIN_I32, count + 1));
+    must(&b, kin_plan_run(b.plan));
+    must(&b, kin_plan_read(b.plan, "negative", KIN_F32, got));
+    must(&b, kin_plan_read(b.plan, "direct", KIN_F32, want));
+    must(&b, kin_plan_read(b.plan, "own", KIN_F32, null));
+    double largest, worst = largest_difference(got, want, OUTPUTS, &largest);
+    assert_true(largest > 0.1 && worst < 1e-5 * largest);
+    assert_true(largest_difference(null, want, OUTPUTS, &largest) > 1e-3 * largest);
+    /* The captions' half is the same. */
+    assert_true(largest_difference(null, want, OUTPUTS / 2, &largest) < 1e-5 * largest);
+    bench_close(&b);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_starts_from_pixart),
@@ -424,6 +569,8 @@ int main(void) {
         cmocka_unit_test(test_frame_mask),
         cmocka_unit_test(test_training),
         cmocka_unit_test(test_sampling_graphs),
+        cmocka_unit_test(test_opensora_plan_front),
+        cmocka_unit_test(test_negative_prompt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -313,6 +313,28 @@ static void test_names_and_states(void **state) {
     assert_int_equal(kin_plan_output_desc(f->plan, "y")->dims[0], 4);
 }
 
+/* Reserved: states start, weights wait for a file. */
+static void test_reserved_variables(void **state) {
+    fixture *f = *state;
+    float got[4], data[4] = {1, 2, 3, 4};
+    kin_init one = {KIN_INIT_ONE, 0};
+    kin_tensor w = kin_variable(f->graph, "w", KIN_VARIABLE_WEIGHT, KIN_F32, 1, DIMS(4), one);
+    kin_tensor s = kin_variable(f->graph, "s", KIN_VARIABLE_STATE, KIN_F32, 1, DIMS(4), one);
+    kin_output(f->graph, "y", kin_mul(f->graph, s, w));
+    must(f, kin_plan_build(f->graph, f->cpu, NULL, &f->plan));
+    must(f, kin_store_create(f->cpu, &f->store));
+    must(f, kin_store_reserve_graph(f->store, f->graph));
+    assert_int_equal(kin_store_count(f->store), 2);
+    must(f, kin_store_read(f->store, "s", KIN_F32, got));
+    for (int i = 0; i < 4; i++) assert_true(got[i] == 1);
+    must(f, kin_store_write(f->store, "w", KIN_F32, data));
+    must(f, kin_store_reserve_graph(f->store, f->graph)); /* what is there stays */
+    must(f, kin_plan_prepare(f->plan, f->store, NULL));
+    must(f, kin_plan_run(f->plan));
+    must(f, kin_plan_read(f->plan, "y", KIN_F32, got));
+    for (int i = 0; i < 4; i++) assert_true(got[i] == data[i]);
+}
+
 static void test_null_device_plans_only(void **state) {
     fixture *f = *state;
     kin_output(f->graph, "y", kin_neg(f->graph, kin_input(f->graph, "x", KIN_F32, 1, DIMS(4))));
@@ -504,6 +526,7 @@ int main(void) {
         TEST(test_in_place_reuse),
         TEST(test_shared_workspace),
         TEST(test_names_and_states),
+        TEST(test_reserved_variables),
         TEST(test_null_device_plans_only),
         TEST(test_check_names_the_wrong_node),
         TEST(test_first_nonfinite_is_named),

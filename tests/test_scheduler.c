@@ -443,6 +443,101 @@ static void guidance_follows_the_order_of_the_batch(void **state) {
     assert_true(difference(plain, zero) < 1e-5);
 }
 
+static bool same_config(const kin_scheduler_config *a, const kin_scheduler_config *b) {
+    bool same = a->kind == b->kind && a->train_steps == b->train_steps &&
+                a->beta_schedule == b->beta_schedule && a->beta_start == b->beta_start &&
+                a->beta_end == b->beta_end && a->zero_snr == b->zero_snr &&
+                a->prediction == b->prediction && a->spacing == b->spacing &&
+                a->steps_offset == b->steps_offset && a->clip_sample == b->clip_sample &&
+                a->clip_sample_range == b->clip_sample_range && a->variance == b->variance &&
+                a->set_alpha_to_one == b->set_alpha_to_one &&
+                a->skip_prk_steps == b->skip_prk_steps && a->karras_sigmas == b->karras_sigmas &&
+                a->lu_lambdas == b->lu_lambdas && a->sigma_min == b->sigma_min &&
+                a->sigma_max == b->sigma_max && a->continuous_timesteps == b->continuous_timesteps;
+    same = same && a->final_sigma_min == b->final_sigma_min && a->solver_order == b->solver_order &&
+           a->algorithm == b->algorithm && a->second_order_heun == b->second_order_heun &&
+           a->b1 == b->b1 && a->predict_x0 == b->predict_x0 &&
+           a->lower_order_final == b->lower_order_final && a->euler_at_final == b->euler_at_final &&
+           a->lambda_min_clipped == b->lambda_min_clipped &&
+           a->disabled_correctors == b->disabled_correctors && a->shift == b->shift &&
+           a->dynamic_shifting == b->dynamic_shifting && a->base_shift == b->base_shift &&
+           a->max_shift == b->max_shift && a->base_image_seq_len == b->base_image_seq_len &&
+           a->max_image_seq_len == b->max_image_seq_len &&
+           a->discrete_timesteps == b->discrete_timesteps &&
+           a->timestep_transform == b->timestep_transform &&
+           a->sampling_steps == b->sampling_steps && a->cfg_scale == b->cfg_scale;
+    for (int i = 0; same && i < a->disabled_correctors; i++)
+        same = a->disable_corrector[i] == b->disable_corrector[i];
+    return same;
+}
+
+/* What is written reads back as it was, for every class and what differs from its defaults. */
+static void what_is_written_reads_back(void **state) {
+    (void)state;
+    kin_context *context = NULL;
+    assert_int_equal(kin_context_create(NULL, &context), KIN_OK);
+    for (int kind = 0; kind <= KIN_SCHEDULER_RECTIFIED_FLOW; kind++)
+        for (int other = 0; other < 2; other++) {
+            kin_scheduler_config c = kin_scheduler_config_default((kin_scheduler_kind)kind), back;
+            bool flow = kind >= KIN_SCHEDULER_FLOW_EULER;
+            if (other && !flow) {
+                c.beta_start = 0.00085;
+                c.beta_end = 0.012;
+                c.beta_schedule = KIN_BETAS_SCALED_LINEAR;
+                c.prediction = KIN_PREDICT_V;
+                c.spacing = KIN_SPACING_TRAILING;
+                c.steps_offset = 1;
+                c.zero_snr = true;
+            }
+            if (other) c.train_steps = 500;
+            if (other && kind <= KIN_SCHEDULER_DDIM) {
+                c.clip_sample = false;
+                c.clip_sample_range = 2;
+            }
+            if (other && kind == KIN_SCHEDULER_DDPM) c.variance = KIN_VARIANCE_LEARNED_RANGE;
+            if (other && (kind == KIN_SCHEDULER_DDIM || kind == KIN_SCHEDULER_PNDM))
+                c.set_alpha_to_one = !c.set_alpha_to_one;
+            if (other && kind == KIN_SCHEDULER_PNDM) c.skip_prk_steps = true;
+            if (other && (kind == KIN_SCHEDULER_EULER || kind == KIN_SCHEDULER_DPM_MULTISTEP ||
+                          kind == KIN_SCHEDULER_UNIPC))
+                c.karras_sigmas = c.final_sigma_min = true;
+            if (other && kind == KIN_SCHEDULER_EULER) {
+                c.sigma_min = 0.02;
+                c.sigma_max = 80;
+                c.continuous_timesteps = true;
+            }
+            if (other && kind == KIN_SCHEDULER_DPM_MULTISTEP) {
+                c.algorithm = KIN_DPM_SDE_PLUS_PLUS;
+                c.second_order_heun = c.euler_at_final = true;
+                c.solver_order = 3;
+                c.lambda_min_clipped = -5.1;
+            }
+            if (other && kind == KIN_SCHEDULER_UNIPC) {
+                c.b1 = true;
+                c.predict_x0 = c.lower_order_final = false;
+                c.disabled_correctors = 2;
+                c.disable_corrector[1] = 3;
+            }
+            if (other && kind == KIN_SCHEDULER_FLOW_EULER) {
+                c.shift = 3;
+                c.dynamic_shifting = true;
+                c.max_image_seq_len = 8192;
+            }
+            if (other && kind == KIN_SCHEDULER_RECTIFIED_FLOW) {
+                c.sampling_steps = 30;
+                c.cfg_scale = 7;
+                c.timestep_transform = true;
+            }
+            json_t *json = NULL;
+            assert_int_equal(kin_scheduler_config_json(context, &c, &json), KIN_OK);
+            if (kin_scheduler_config_parse(context, json, "written", &back) != KIN_OK)
+                fail_msg("%s", kin_context_error(context));
+            assert_true(same_config(&c, &back));
+            json_decref(json);
+        }
+    kin_context_destroy(context);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_solver_ends_at_the_point),
@@ -452,6 +547,7 @@ int main(void) {
         cmocka_unit_test(noise_of_training),
         cmocka_unit_test(memory_may_run_out),
         cmocka_unit_test(files_and_folders),
+        cmocka_unit_test(what_is_written_reads_back),
         cmocka_unit_test(bad_files_are_refused),
         cmocka_unit_test(files_of_any_bytes),
         cmocka_unit_test(noise_of_the_device_is_that_of_the_host),
