@@ -64,19 +64,6 @@ static kin_tensor denoise_apart(const sampler *s, kin_graph *g, const kin_denois
     return kin_concat(g, out, 2, 0);
 }
 
-/* A negative prompt in place of the model's own null caption. */
-static kin_tensor denoise_against(const sampler *s, kin_graph *g, kin_denoiser_inputs *in,
-                                  const kin_denoiser_sampling *text) {
-    kin_tensor y[2] = {text->y, text->null_y}, lengths[2] = {text->y_lengths, text->null_lengths};
-    bool first = text->null_first;
-    kin_scope_push(g, "%s", scope);
-    in->y = kin_concat(g, (kin_tensor[]){y[first], y[!first]}, 2, 0);
-    in->y_lengths = kin_concat(g, (kin_tensor[]){lengths[first], lengths[!first]}, 2, 0);
-    kin_tensor out = kin_denoiser(g, model_of(s), &s->precision, in);
-    kin_scope_pop(g);
-    return out;
-}
-
 static kin_tensor denoise_masked(void *user, kin_graph *g, kin_tensor x, kin_tensor timestep,
                                  kin_tensor frame_mask) {
     const sampler *s = user;
@@ -104,16 +91,14 @@ static kin_tensor denoise_masked(void *user, kin_graph *g, kin_tensor x, kin_ten
         kin_denoiser_keep_null_caption(g, model_of(s), &s->precision, sampling.y);
         kin_scope_pop(g);
     }
-    bool instead = own_null && s->guided && s->negative;
-    if (!instead && !s->apart)
-        return kin_denoiser_sample_masked(&sampling, g, x, timestep, frame_mask);
+    if (!s->apart) return kin_denoiser_sample_masked(&sampling, g, x, timestep, frame_mask);
     kin_denoiser_inputs in = {.x = x,
                               .timestep = timestep,
                               .frame_mask = frame_mask,
                               .height = sampling.height,
                               .width = sampling.width,
                               .fps = sampling.fps};
-    return s->apart ? denoise_apart(s, g, &sampling, &in) : denoise_against(s, g, &in, &sampling);
+    return denoise_apart(s, g, &sampling, &in);
 }
 
 static kin_tensor denoise(void *user, kin_graph *g, kin_tensor x, kin_tensor timestep) {

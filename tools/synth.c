@@ -54,10 +54,6 @@ const char *kin_synth_colour_name(int colour) {
     return colours[colour].name;
 }
 
-const char *kin_synth_shape_name(int shape) {
-    return shapes[shape];
-}
-
 const char *kin_synth_direction_name(int direction) {
     return directions[direction].name;
 }

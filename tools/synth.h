@@ -22,7 +22,6 @@ typedef struct kin_synth_combination {
 } kin_synth_combination;
 
 const char *kin_synth_colour_name(int colour);
-const char *kin_synth_shape_name(int shape);
 const char *kin_synth_direction_name(int direction);
 /* Red, green, blue in 0..255. */
 const uint8_t *kin_synth_colour_rgb(int colour);
