@@ -184,8 +184,16 @@ static void free_encoding(encoding *e) {
     e->features = NULL;
 }
 
+/* kinora init trains a tokenizer for its folders. */
+static void need_tokenizer(void) {
+#ifndef KIN_HAVE_SENTENCEPIECE
+    skip();
+#endif
+}
+
 static void test_one_block(void **state) {
     (void)state;
+    need_tokenizer();
     encoding reference, packed;
     make("one", "text_encoder.num_layers=1", 3);
     encode(path_in(folder, "one/text_encoder"), wide, &reference);
@@ -199,6 +207,7 @@ static void test_one_block(void **state) {
 
 static void test_24_blocks(void **state) {
     (void)state;
+    need_tokenizer();
     encoding reference, packed, other, mixed, rounded;
     make("a", "text_encoder.num_layers=24", 1);
     make("b", "text_encoder.num_layers=24", 2);
@@ -245,10 +254,8 @@ static void test_given(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-#ifdef KIN_HAVE_SENTENCEPIECE
-        cmocka_unit_test(test_one_block), cmocka_unit_test(test_24_blocks),
-#endif
-        cmocka_unit_test(test_given)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_block),
+                                       cmocka_unit_test(test_24_blocks),
+                                       cmocka_unit_test(test_given)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
