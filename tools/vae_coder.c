@@ -2,10 +2,10 @@
 
 #include <string.h>
 
-#include "tools/vae_cut.h"
 #include "models/vae_temporal.h"
 #include "ops/elementwise.h"
 #include "runtime/weights.h"
+#include "tools/vae_cut.h"
 
 /* How units (a frame, a chunk of frames, a whole video) of one length are coded. */
 typedef struct unit_way {
