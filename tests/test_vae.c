@@ -18,13 +18,13 @@
 
 #include <cmocka.h>
 
-#include "tools/vae_coder.h"
 #include "models/vae_temporal.h"
 #include "ops/elementwise.h"
 #include "runtime/json.h"
 #include "runtime/philox.h"
 #include "runtime/weights.h"
 #include "tests/wrapped_device.h"
+#include "tools/vae_coder.h"
 
 static const kin_precision f32 = {KIN_F32, KIN_F32};
 

@@ -3,11 +3,11 @@
 #ifndef KIN_TOOLS_PIPELINE_H
 #define KIN_TOOLS_PIPELINE_H
 
-#include "tools/vae_coder.h"
 #include "runtime/device.h"
 #include "runtime/plan.h"
 #include "runtime/tokenizer.h"
 #include "tools/system.h"
+#include "tools/vae_coder.h"
 
 typedef struct kin_pipeline {
     kin_context *context;
