@@ -20,38 +20,12 @@
 #include "runtime/device.h"
 #include "runtime/file.h"
 #include "runtime/plan.h"
-#include "tests/counted_memory.h"
+#include "tests/plugin_fixture.h"
 
 enum { ROWS = 5, WIDTH = 300, SKIP = 77 };
 
-typedef struct bench {
-    counter memory;
-    kin_context *context;
-    kin_backends *backends;
-    kin_device *device;
-} bench;
-
 static kin_status open_bench(bench *b, const char *settings) {
-    *b = (bench){.context = NULL};
-    kin_context_options options = {.struct_size = sizeof options,
-                                   .allocator = {counted_resize, &b->memory},
-                                   .settings = settings};
-    kin_status status = kin_context_create(&options, &b->context);
-    if (status == KIN_OK)
-        status = kin_backends_load(b->context, getenv("KINORA_BACKEND_PATH"), &b->backends);
-    if (status == KIN_OK) status = kin_device_open(b->backends, "opencl0", &b->device);
-    return status;
-}
-
-static void close_bench(bench *b) {
-    kin_device_close(b->device);
-    kin_backends_free(b->backends);
-    kin_context_destroy(b->context);
-    assert_int_equal(b->memory.blocks, 0);
-}
-
-static void succeed(bench *b, kin_status status) {
-    if (status != KIN_OK) fail_msg("%s", kin_context_error(b->context));
+    return open_device(b, "opencl0", settings);
 }
 
 /* ---- a plan with a few programs: softmax(x), the sum of its rows, the exponent of x ---- */

@@ -18,58 +18,14 @@
 #include "ops/softmax.h"
 #include "runtime/device.h"
 #include "runtime/plan.h"
-#include "tests/counted_memory.h"
+#include "tests/plugin_fixture.h"
 
 enum { SKIP = 77, LENGTH = 4096 };
 
 static const char *const checked = "vulkan.validation=on";
 
-typedef struct bench {
-    counter memory;
-    int layer_messages; /* those of closing the device, too, which no call can return */
-    kin_context *context;
-    kin_backends *backends;
-    kin_device *device;
-} bench;
-
-static void count_messages(void *user, kin_log_level level, const char *text) {
-    bench *b = user;
-    (void)level;
-    if (strstr(text, "Vulkan layer") == NULL) return;
-    b->layer_messages++;
-    printf("%s\n", text);
-}
-
 static kin_status open_bench(bench *b, const char *settings) {
-    *b = (bench){.context = NULL};
-    kin_context_options options = {.struct_size = sizeof options,
-                                   .allocator = {counted_resize, &b->memory},
-                                   .log = count_messages,
-                                   .log_user = b,
-                                   .settings = settings};
-    kin_status status = kin_context_create(&options, &b->context);
-    if (status == KIN_OK)
-        status = kin_backends_load(b->context, getenv("KINORA_BACKEND_PATH"), &b->backends);
-    if (status == KIN_OK) status = kin_device_open(b->backends, "vulkan0", &b->device);
-    return status;
-}
-
-static void close_bench(bench *b) {
-    kin_device_close(b->device);
-    kin_backends_free(b->backends);
-    kin_context_destroy(b->context);
-    assert_int_equal(b->memory.blocks, 0);
-    assert_int_equal(b->layer_messages, 0);
-}
-
-static void succeed(bench *b, kin_status status) {
-    if (status != KIN_OK) fail_msg("%s", kin_context_error(b->context));
-}
-
-static void expect_error(bench *b, kin_status status, kin_status wanted, const char *part) {
-    assert_int_equal(status, wanted);
-    if (!strstr(kin_context_error(b->context), part))
-        fail_msg("no \"%s\" in \"%s\"", part, kin_context_error(b->context));
+    return open_device(b, "vulkan0", settings);
 }
 
 /* ---- the validation layer ---- */

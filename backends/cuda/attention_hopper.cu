@@ -146,7 +146,7 @@ static __device__ __forceinline__ void consume(hopper_shared<DP> &shared, const 
     float out[1][DP / 8][4], s[16][4], factor[1][2];
     uint32_t p[8][4];
     attention_begin(softmax);
-    attention_clear(out);
+    kin_mma_clear(out);
     hopper_wait(&shared.q_full, 0);
     hopper_wait(&shared.k_full[0], 0);
     hopper_begin();

@@ -36,12 +36,7 @@ template <typename T, int DP, int MT, int NT>
 static __device__ __forceinline__ void attention_scores(float (&s)[MT][NT][4], const uint16_t *rows,
                                                         const uint16_t *columns, int lane) {
     enum { PITCH = attention_tile<DP>::PITCH };
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-        for (int n = 0; n < NT; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) s[m][n][i] = 0.0f;
+    kin_mma_clear(s);
 #pragma unroll
     for (int k = 0; k < DP / 16; k++) {
         uint32_t left[MT][4];
@@ -87,16 +82,6 @@ static __device__ __forceinline__ void attention_add(float (&out)[MT][DP / 8][4]
             }
         }
     }
-}
-
-template <int MT, int N>
-static __device__ __forceinline__ void attention_clear(float (&x)[MT][N][4]) {
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) x[m][n][i] = 0.0f;
 }
 
 /* Stores the warp's rows times factor[m][0] (rows g) and factor[m][1] (rows g + 8), by way of

@@ -57,7 +57,7 @@ static __global__ void __launch_bounds__(THREADS) attention_forward_mma(attentio
     attention_softmax<MT> softmax;
     float out[MT][DP / 8][4], s[MT][NT][4];
     attention_begin(softmax);
-    attention_clear(out);
+    kin_mma_clear(out);
     for (int key = 0; key < limit; key += BN) {
         if (key + BN < limit) fetch(key + BN);
         kin_copy_close();

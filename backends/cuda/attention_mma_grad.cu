@@ -53,7 +53,7 @@ static __global__ void __launch_bounds__(THREADS) attention_grad_query_mma(atten
     uint16_t *const own = shared + warp * 16 * PITCH;
     const int row = first + warp * 16;
     float out[1][DP / 8][4], s[1][NT][4], d_s[1][NT][4], base[2], delta[2];
-    attention_clear(out);
+    kin_mma_clear(out);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int query = row + half * 8 + lane / 4;
@@ -139,8 +139,8 @@ static __global__ void __launch_bounds__(THREADS) attention_grad_key_mma(attenti
     uint16_t *const own = shared + warp * 16 * PITCH;
     const int row = first + warp * 16;
     float d_k[1][DP / 8][4], d_v[1][DP / 8][4], s[1][NT][4], d_s[1][NT][4];
-    attention_clear(d_k);
-    attention_clear(d_v);
+    kin_mma_clear(d_k);
+    kin_mma_clear(d_v);
     for (int query = 0; query < queries; query += BN) {
         const bool more = query + BN < queries;
         float next = 0.0f;

@@ -44,7 +44,7 @@ static __global__ void __launch_bounds__(THREADS)
     attention_softmax<1> softmax;
     float out[1][DP / 8][4], s[1][2][4], factor[1][2];
     attention_begin(softmax);
-    attention_clear(out);
+    kin_mma_clear(out);
     attention_scores<T, DP>(s, q, k, lane);
     attention_mask(a, s, attention_bias_start(a, at), 0, 0, limit, false, lane);
     attention_weigh<DP>(softmax, s, a.bias != nullptr ? 1.0f : a.scale * ATTENTION_LOG2_E, out);
@@ -132,7 +132,7 @@ static __global__ void __launch_bounds__(THREADS)
             d_s[0][n][i] =
                 kin_exp2(fmaf(s[0][n][i], scale, -own.base[row])) * (d_s[0][n][i] - own.delta[row]);
         }
-    attention_clear(out);
+    kin_mma_clear(out);
     attention_add<T, DP>(out, d_s, own.k, lane);
     attention_store<T, DP>(attention_start<uint16_t>(a.d_q, at), a.d_q.steps[2], a.queries, size,
                            out, by_scale, own.o, lane);
@@ -148,11 +148,11 @@ static __global__ void __launch_bounds__(THREADS)
             s[0][n][i] = kin_exp2(fmaf(s[0][n][i], scale, -own.base[column]));
             d_s[0][n][i] = s[0][n][i] * (d_s[0][n][i] - own.delta[column]);
         }
-    attention_clear(out);
+    kin_mma_clear(out);
     attention_add<T, DP>(out, s, own.d_o, lane);
     attention_store<T, DP>(attention_start<uint16_t>(a.d_v, at), a.d_v.steps[2], a.keys, size, out,
                            by_one, own.o, lane);
-    attention_clear(out);
+    kin_mma_clear(out);
     attention_add<T, DP>(out, d_s, own.q, lane);
     attention_store<T, DP>(attention_start<uint16_t>(a.d_k, at), a.d_k.steps[2], a.keys, size, out,
                            by_scale, own.o, lane);

@@ -64,15 +64,6 @@ static __device__ __forceinline__ void multiply(float (&acc)[MT][NT][4], const u
     }
 }
 
-template <int MT, int NT> static __device__ __forceinline__ void clear(float (&acc)[MT][NT][4]) {
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-        for (int n = 0; n < NT; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) acc[m][n][i] = 0.0f;
-}
-
 /* ---- conv and conv_grad_input ---- */
 
 /* Shared memory of a block; the result passes through it on its way out. */
@@ -173,7 +164,7 @@ static __global__ void __launch_bounds__(THREADS) conv_tiles_mma(conv_args a) {
 
     const int warp_row = warp / WN * (MT * 16), warp_column = warp % WN * (NT * 8);
     float acc[MT][NT][4];
-    clear(acc);
+    kin_mma_clear(acc);
     fetch_left(0);
     gather(0);
     put(0);
@@ -284,7 +275,7 @@ static __global__ void __launch_bounds__(THREADS) conv_weight_mma(conv_args a) {
 
     const int warp_row = warp / WN * (MT * 16), warp_column = warp % WN * (NT * 8);
     float acc[MT][NT][4];
-    clear(acc);
+    kin_mma_clear(acc);
     if (begin < end) {
         fetch_left(begin);
         gather(begin);

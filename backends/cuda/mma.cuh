@@ -192,4 +192,15 @@ __device__ __forceinline__ void kin_load_b_rows(uint32_t out[4], const uint16_t 
     kin_ldmatrix<true>(out, tile + (lane % 16) * PITCH + lane / 16 * 8);
 }
 
+/* Sums of MT x N matrices begin at 0. */
+template <int MT, int N>
+__device__ __forceinline__ void kin_mma_clear(float (&x)[MT][N][4]) {
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) x[m][n][i] = 0.0f;
+}
+
 #endif
