@@ -4,7 +4,7 @@
 #include "runtime/check.h"
 #include "runtime/file.h"
 #include "runtime/op.h"
-#include "tools/one_op.h"
+#include "tools/check/one_op.h"
 #include "tools/verbs.h"
 
 #include <string.h>

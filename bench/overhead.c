@@ -2,9 +2,9 @@
  * is planned, prepared, run and run again; and the memory that a run takes is counted. */
 #include "bench/bench.h"
 #include "ops/elementwise.h"
-#include "tools/check_models.h"
-#include "tools/check_values.h"
-#include "tools/guard_device.h"
+#include "tools/check/check_models.h"
+#include "tools/check/check_values.h"
+#include "tools/check/guard_device.h"
 #include "tools/verbs.h"
 
 #include <stdlib.h>

@@ -49,9 +49,9 @@ build() {
         printf 'FLAGS = %s\n' "${flags[*]}"
         printf 'all:\n'
         local source name
-        for source in "$folder/no_devices.c" "$tree"/{runtime,models,ops}/*.c "$tree"/runtime/*.cc "$tree"/tools/system*.c \
-            "$tree"/tools/{model_choice,model_folder,weights_match,mask_strategy,prompts}.c \
-            "$tree"/tools/caption_clean*.c "$tree"/tests/fuzz_*.c; do
+        for source in "$folder/no_devices.c" "$tree"/{runtime,models,ops}/*.c "$tree"/runtime/*.cc \
+            "$tree"/tools/model_choice.c "$tree"/tools/system/{system*,model_folder,weights_match}.c \
+            "$tree"/tools/generate/{caption_clean*,mask_strategy,prompts}.c "$tree"/tests/fuzz_*.c; do
             name=$(basename "$source")
             case "$source" in
             *sentencepiece_shim.cc)

@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tools/caption_clean.h"
-#include "tools/caption_clean_internal.h"
-#include "tools/mask_strategy.h"
+#include "tools/generate/caption_clean.h"
+#include "tools/generate/caption_clean_internal.h"
+#include "tools/generate/mask_strategy.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

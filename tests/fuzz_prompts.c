@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 #include "runtime/file.h"
-#include "tools/mask_strategy.h"
-#include "tools/prompts.h"
+#include "tools/generate/mask_strategy.h"
+#include "tools/generate/prompts.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

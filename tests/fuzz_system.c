@@ -7,8 +7,8 @@
 
 #include "runtime/json.h"
 #include "tests/fuzz_file.h"
-#include "tools/system_internal.h"
-#include "tools/weights_match.h"
+#include "tools/system/system_internal.h"
+#include "tools/system/weights_match.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

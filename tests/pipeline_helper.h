@@ -13,8 +13,8 @@
 #include "runtime/philox.h"
 #include "runtime/torch_random.h"
 #include "runtime/weights.h"
-#include "tools/init.h"
-#include "tools/pipeline.h"
+#include "tools/generate/pipeline.h"
+#include "tools/system/init.h"
 
 enum { PIPELINE_STEPS = 5, PIPELINE_LOG = 4096 };
 

@@ -17,7 +17,7 @@
 #include "ops/conv_attrs.h"
 #include "runtime/device.h"
 #include "runtime/op.h"
-#include "tools/op_suite.h"
+#include "tools/check/op_suite.h"
 
 /* ---- cases ---- */
 

@@ -12,8 +12,8 @@
 #include "runtime/safetensors.h"
 #include "runtime/tokenizer.h"
 #include "runtime/weights.h"
-#include "tools/model_folder.h"
-#include "tools/system_internal.h"
+#include "tools/system/model_folder.h"
+#include "tools/system/system_internal.h"
 
 /* Sizes that heads can be told from where a file tells: width 128 is two heads of 64. */
 enum { WIDTH = 128, HEADS = 2, CAPTION = 24, DEPTH = 2, MAX_TENSORS = 1024, MAX_PATHS = 4096 };

@@ -5,10 +5,10 @@
 #include "tests/runtime_support.h"
 
 #include "runtime/philox.h"
-#include "tools/buckets.h"
-#include "tools/caption_clean.h"
-#include "tools/mask_strategy.h"
-#include "tools/megabatch.h"
+#include "tools/generate/caption_clean.h"
+#include "tools/generate/mask_strategy.h"
+#include "tools/train/buckets.h"
+#include "tools/train/megabatch.h"
 
 static kin_context *open_context(void) {
     kin_context *context = NULL;

@@ -15,7 +15,7 @@
 #include <cmocka.h>
 
 #include "runtime/safetensors.h"
-#include "tools/case.h"
+#include "tools/check/case.h"
 
 typedef struct setup {
     kin_context *context;

@@ -1,6 +1,6 @@
 /* The conformance kit on devices that are wrong, or lack something, on purpose: what it must find,
- * and that it finds nothing on the CPU. Tolerances are those of tools/op_suite.h,
- * tools/check_model_run.h and tools/compare.h; each test of a verdict has its counterpart on a
+ * and that it finds nothing on the CPU. Tolerances are those of tools/check/op_suite.h,
+ * tools/check/check_model_run.h and tools/check/compare.h; each test of a verdict has its counterpart on a
  * device that is right. */
 #define _POSIX_C_SOURCE 200809L
 #include <math.h>
@@ -23,12 +23,12 @@
 #include "runtime/file.h"
 #include "runtime/inspect.h"
 #include "tests/wrapped_device.h"
-#include "tools/case.h"
-#include "tools/check_model_run.h"
-#include "tools/check_models.h"
-#include "tools/compare.h"
-#include "tools/guard_device.h"
-#include "tools/op_suite.h"
+#include "tools/check/case.h"
+#include "tools/check/check_model_run.h"
+#include "tools/check/check_models.h"
+#include "tools/check/compare.h"
+#include "tools/check/guard_device.h"
+#include "tools/check/op_suite.h"
 #include "tools/plan_report.h"
 #include "tools/verbs.h"
 

@@ -7,9 +7,9 @@
 #include "runtime/checkpoint.h"
 #include "runtime/pickle_write.h"
 #include "runtime/safetensors.h"
-#include "tools/convert.h"
+#include "tools/system/convert.h"
+#include "tools/system/weight_files.h"
 #include "tools/tool.h"
-#include "tools/weight_files.h"
 
 #include <dirent.h>
 #include <math.h>

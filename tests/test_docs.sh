@@ -33,13 +33,13 @@ done
 
 # Strings of the lists of keys of training configurations
 keys=$(sed -n '/_keys\[\] = {/,/};/p; /kin_frame_mask_names\[KIN_MASK_KINDS\] = {/,/};/p' \
-    tools/train_config.c tools/train_config_video.c tools/train_masks.c | grep -oE '"[a-z0-9_]+"' | tr -d '"')
-[ "$(wc -w <<<"$keys")" -gt 30 ] || fault "tools/train_config*.c: the lists of keys are not found"
+    tools/train/train_config.c tools/train/train_config_video.c tools/train/train_masks.c | grep -oE '"[a-z0-9_]+"' | tr -d '"')
+[ "$(wc -w <<<"$keys")" -gt 30 ] || fault "tools/train/train_config*.c: the lists of keys are not found"
 for key in $keys; do
     grep -q "\`$key\`" docs/training.md || fault "docs/training.md does not describe \"$key\""
 done
 for key in task output data csv steps learning_rate; do
-    grep -qx "$key" <<<"$keys" || fault "the key \"$key\" was not found in tools/train_config*.c"
+    grep -qx "$key" <<<"$keys" || fault "the key \"$key\" was not found in tools/train/train_config*.c"
 done
 # Verbs of the program in its man page
 verbs=$(sed -n '/kin_verbs\[\] = {/,/};/p' tools/verbs.c | grep -oE '^    \{"[a-z ]+"' | cut -d'"' -f2)

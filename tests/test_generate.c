@@ -5,7 +5,7 @@
 #include "tests/train_helper.h"
 
 #include "runtime/video.h"
-#include "tools/pipeline.h"
+#include "tools/generate/pipeline.h"
 
 #if defined KIN_HAVE_FFMPEG && defined KIN_HAVE_SENTENCEPIECE
 

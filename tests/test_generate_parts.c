@@ -9,13 +9,13 @@
 
 #include "runtime/image.h"
 #include "runtime/video.h"
-#include "tools/conditions.h"
-#include "tools/generate.h"
-#include "tools/generate_job.h"
-#include "tools/picture_resize.h"
-#include "tools/prompts.h"
-#include "tools/references.h"
-#include "tools/resolution.h"
+#include "tools/generate/conditions.h"
+#include "tools/generate/generate.h"
+#include "tools/generate/generate_job.h"
+#include "tools/generate/picture_resize.h"
+#include "tools/generate/prompts.h"
+#include "tools/generate/references.h"
+#include "tools/generate/resolution.h"
 
 static void told(const media *m, const char *part) {
     if (!strstr(kin_context_error(m->context), part))

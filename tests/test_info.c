@@ -4,7 +4,7 @@
 #define _XOPEN_SOURCE 700
 #include "tests/system_helper.h"
 
-#include "tools/info.h"
+#include "tools/system/info.h"
 #include "tools/verbs.h"
 
 /* ---- what fits and what does not ------------------------------------------------------------ */

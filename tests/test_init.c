@@ -6,9 +6,9 @@
 
 #include "runtime/checkpoint.h"
 #include "runtime/safetensors.h"
-#include "tools/init.h"
-#include "tools/random_weights.h"
-#include "tools/weight_files.h"
+#include "tools/system/init.h"
+#include "tools/system/random_weights.h"
+#include "tools/system/weight_files.h"
 
 #include <math.h>
 #include <sys/stat.h>

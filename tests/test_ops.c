@@ -1,5 +1,5 @@
 /* Every case of every op on the CPU, in f32, bf16 and f16: results, gradients, and that wrong ones
- * are seen. The tolerances are those of tools/op_suite.h; central differences must agree with
+ * are seen. The tolerances are those of tools/check/op_suite.h; central differences must agree with
  * gradients in double to 1e-6 of the largest element.
  *
  * KINORA_TEST_OP=NAME runs one op only. */
@@ -14,7 +14,7 @@
 
 #include "backends/cpu/cpu.h"
 #include "ops/elementwise.h"
-#include "tools/op_suite.h"
+#include "tools/check/op_suite.h"
 
 static const kin_dtype dtypes[] = {KIN_F32, KIN_BF16, KIN_F16};
 

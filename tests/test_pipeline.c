@@ -7,7 +7,7 @@
 #define _XOPEN_SOURCE 700
 #include "tests/pipeline_helper.h"
 
-#include "tools/pipeline_noise.h"
+#include "tools/generate/pipeline_noise.h"
 
 #include <limits.h>
 

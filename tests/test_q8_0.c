@@ -18,9 +18,9 @@
 #include "runtime/device.h"
 #include "runtime/plan.h"
 #include "runtime/weights.h"
-#include "tools/convert.h"
-#include "tools/init.h"
 #include "tools/model_choice.h"
+#include "tools/system/convert.h"
+#include "tools/system/init.h"
 #include "tools/tool.h"
 
 #include <math.h>

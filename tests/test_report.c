@@ -3,7 +3,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "tests/media_helper.h"
 
-#include "tools/report.h"
+#include "tools/report/report.h"
 
 #include <math.h>
 

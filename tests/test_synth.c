@@ -6,8 +6,8 @@
 #include <math.h>
 
 #include "runtime/video.h"
-#include "tools/eval_pixels.h"
-#include "tools/synth.h"
+#include "tools/data/synth.h"
+#include "tools/report/eval_pixels.h"
 
 static kin_synth_combination combination(int index) {
     return (kin_synth_combination){index % 6, index / 6 % 3, index / 18 % 4};

@@ -6,7 +6,7 @@
 #include "tests/system_helper.h"
 
 #include "models/pixart_parts.h"
-#include "tools/info.h"
+#include "tools/system/info.h"
 
 /* ---- opening them ---------------------------------------------------------------------------- */
 

@@ -7,7 +7,7 @@
 
 #include "runtime/events.h"
 #include "runtime/philox.h"
-#include "tools/train.h"
+#include "tools/train/train.h"
 
 #if defined KIN_HAVE_FFMPEG && defined KIN_HAVE_SENTENCEPIECE
 

@@ -9,7 +9,7 @@
 #include "models/training.h"
 #include "runtime/philox.h"
 #include "tests/denoiser_helper.h"
-#include "tools/train.h"
+#include "tools/train/train.h"
 
 /* A table of clips that no test opens: four of 9 frames, three of 6, three pictures. */
 static void write_table(const media *m) {

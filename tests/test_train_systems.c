@@ -6,7 +6,7 @@
 
 #include <jansson.h>
 
-#include "tools/train.h"
+#include "tools/train/train.h"
 
 #if defined KIN_HAVE_FFMPEG && defined KIN_HAVE_SENTENCEPIECE
 

@@ -24,7 +24,7 @@
 #include "runtime/philox.h"
 #include "runtime/weights.h"
 #include "tests/wrapped_device.h"
-#include "tools/vae_coder.h"
+#include "tools/generate/vae_coder.h"
 
 static const kin_precision f32 = {KIN_F32, KIN_F32};
 
