@@ -28,6 +28,7 @@ typedef struct request {
     kin_common common;
     const char *key;
     double tolerance;
+    int64_t average; /* logged values in a mean */
     bool json;
 } request;
 
@@ -77,6 +78,21 @@ static kin_status read_curve(kin_context *context, const char *path, const char 
     kin_free(context, inside);
     kin_free(context, text);
     return status;
+}
+
+/* Each value becomes the mean of it and the `count` - 1 before it; the first ones, which have fewer
+ * before them, go. */
+static kin_status smooth(kin_context *context, curve *c, size_t count) {
+    if (c->count < count)
+        return kin_fail(context, KIN_INVALID, "%s logs %zu values, --average wants %zu", c->path,
+                        c->count, count);
+    for (size_t i = 0; i + count <= c->count; i++) {
+        double sum = 0;
+        for (size_t j = 0; j < count; j++) sum += c->points[i + j].value;
+        c->points[i] = (point){c->points[i + count - 1].step, sum / (double)count};
+    }
+    c->count -= count - 1;
+    return KIN_OK;
 }
 
 /* ---- comparing ---- */
@@ -148,6 +164,8 @@ static int run(request *r, const char *first, const char *second) {
     finding found;
     kin_status status = read_curve(context, first, r->key, &a);
     if (status == KIN_OK) status = read_curve(context, second, r->key, &b);
+    if (status == KIN_OK) status = smooth(context, &a, (size_t)r->average);
+    if (status == KIN_OK) status = smooth(context, &b, (size_t)r->average);
     if (status == KIN_OK) status = compare(r, &a, &b, &found);
     int code = KIN_EXIT_OK;
     if (status != KIN_OK) {
@@ -162,7 +180,7 @@ static int run(request *r, const char *first, const char *second) {
 }
 
 int kin_verb_check_curve(int count, char **arguments) {
-    request r = {.key = "loss", .tolerance = 0.02};
+    request r = {.key = "loss", .tolerance = 0.02, .average = 1};
     int left = 0;
     const kin_flag flags[] = {
         {.name = "key",
@@ -173,6 +191,10 @@ int kin_verb_check_curve(int count, char **arguments) {
          .argument = "SHARE",
          .number = &r.tolerance,
          .help = "how far B may be from A at every step, as a share of A; default 0.02"},
+        {.name = "average",
+         .argument = "N",
+         .integer = &r.average,
+         .help = "compare the running means of N logged values; default 1"},
         {.name = "json", .on = &r.json, .help = "one JSON object on standard output"},
         {.name = "quiet", .letter = 'q', .on = &r.common.quiet, .help = "errors only"},
     };
@@ -181,6 +203,7 @@ int kin_verb_check_curve(int count, char **arguments) {
     if (status >= 0) return status;
     if (!(r.tolerance >= 0))
         return kin_usage_error(verb, "--tolerance wants a share from 0 on, such as 0.02");
+    if (r.average < 1) return kin_usage_error(verb, "--average wants a number from 1 on");
     status = kin_common_open(&r.common, false);
     if (status >= 0) return status;
     status = run(&r, arguments[0], arguments[1]);
