@@ -141,7 +141,7 @@ says out '"worst_step": 10'
 run 0 check curve "$work/a.jsonl" "$work/b.jsonl" --average 2 --tolerance 0.006 # 1.75 and 1.76
 says out '1 steps compared, 0 apart'
 run 1 check curve "$work/a.jsonl" "$work/b.jsonl" --average 2 --tolerance 0.005
-run 1 check curve "$work/a.jsonl" "$work/b.jsonl" --average 3
+run 2 check curve "$work/a.jsonl" "$work/b.jsonl" --average 3
 says error 'logs 2 values, --average wants 3'
 run 2 check curve "$work/a.jsonl" "$work/b.jsonl" --average 0
 run 1 check curve "$work/a.jsonl" "$work/c.jsonl"
