@@ -32,6 +32,8 @@ typedef struct kin_device_info {
                                 they are stored in: KIN_BF16 where the matrix unit takes nothing
                                 else. KIN_F32 (0): they are not rounded */
     bool simulated;          /* timestamps come from a model of the device, not from a clock */
+    uint32_t granularity;    /* bytes that the size of each buffer is rounded up to; 0: as asked.
+                                Stores    then put many tensors into one buffer */
 } kin_device_info;
 
 /* An open device: made by the runtime (device.h); `state` is the backend's. */
@@ -40,6 +42,7 @@ typedef struct kin_device {
     kin_context *context;
     void *state;
     kin_device_info info;
+    struct kin_group *group; /* the runtime's (collective.h), or NULL */
 } kin_device;
 
 /* A tensor as a kernel sees it. Element 0 lies `offset` bytes into the buffer. */
@@ -66,6 +69,20 @@ typedef struct kin_call_counters {
     uint64_t bytes_moved; /* between the device's memory and the units that compute */
     uint64_t scratchpad;  /* bytes of on-chip memory in use at one time */
 } kin_call_counters;
+
+/* What collective ops (KIN_OP_COLLECTIVE) have as attributes. */
+typedef enum kin_reduction_kind { KIN_REDUCTION_SUM, KIN_REDUCTION_MEAN } kin_reduction_kind;
+
+typedef struct kin_reduction {
+    int64_t kind; /* kin_reduction_kind */
+} kin_reduction;
+
+/* Names a group of devices in several processes; rank 0 makes it, and the others are given it. */
+typedef struct kin_group_id {
+    unsigned char bytes[128];
+} kin_group_id;
+
+typedef struct kin_device_group kin_device_group; /* the backend's own: membership of a group */
 
 /* One row of a backend's kernel list. The first row of the op whose `can` agrees is taken. */
 typedef struct kin_kernel {
@@ -141,6 +158,23 @@ struct kin_backend {
     /* Says whether the following submits of a list will be asked for their timestamps, for devices
      * where these cost much. NULL: every submit may be. */
     kin_status (*set_timed)(kin_device *device, kin_commands *commands, bool timed);
+
+    /* Collectives between the devices of several processes, by the device's own library. All five
+     * or none (NULL): the runtime then sums by way of the host. group_id makes the id of a new
+     * group; with NULL it only says whether the device can be in one (KIN_UNSUPPORTED: no, and the
+     * message says why). group_join returns when all `count` ranks have called it; *out_bytes is
+     * the device memory that membership takes. all_reduce appends `count` calls of collective ops
+     * to a list, each f32, f16 or bf16 and dense, its output the same bytes as its input or none of
+     * them; all ranks submit lists with the same calls in the same order. group_broadcast copies a
+     * range of rank 0's buffer to all ranks, and is complete on return. */
+    kin_status (*group_id)(kin_device *device, kin_group_id *out_id);
+    kin_status (*group_join)(kin_device *device, const kin_group_id *id, int rank, int count,
+                             kin_device_group **out_group, uint64_t *out_bytes);
+    void (*group_leave)(kin_device *device, kin_device_group *group);
+    kin_status (*all_reduce)(kin_device *device, kin_commands *commands, kin_device_group *group,
+                             const kin_call *calls, size_t count);
+    kin_status (*group_broadcast)(kin_device *device, kin_device_group *group, kin_buffer *buffer,
+                                  size_t offset, size_t size);
 };
 
 /* What a plug-in exports: its table, or NULL if it cannot serve this ABI. */

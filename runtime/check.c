@@ -14,9 +14,11 @@ double kin_tolerance(kin_dtype dtype, double reduction) {
     }
 }
 
-double kin_device_tolerance(const kin_device_info *info, const kin_op *op, kin_dtype dtype,
-                            double reduction) {
+double kin_device_tolerance(const kin_device_info *info, const kin_op *op, kin_dtype operands,
+                            kin_dtype dtype, double reduction) {
     double own = kin_tolerance(dtype, reduction);
+    if ((op->flags & KIN_OP_ROUNDS) && kin_dtype_is_float(dtype) && kin_dtype_is_float(operands))
+        own = fmax(own, kin_tolerance(operands, reduction));
     if (!(op->flags & KIN_OP_PRODUCT) || !kin_dtype_is_float(dtype)) return own;
     return fmax(own, kin_tolerance(info->product_dtype, reduction));
 }

@@ -14,10 +14,12 @@ extern "C" {
  *     f32: 2^-24 * (16 + 4 sqrt(K));  f16: + 2^-10;  bf16: + 2^-7
  * K is kin_cost.reduction. Integers must be equal. */
 KIN_API double kin_tolerance(kin_dtype dtype, double reduction);
-/* The same on a device that rounds the operands of products (KIN_OP_PRODUCT): float results of those
- * ops get the tolerance of the dtype that operands are rounded to, if that is larger. */
-KIN_API double kin_device_tolerance(const kin_device_info *info, const kin_op *op, kin_dtype dtype,
-                                    double reduction);
+/* The same for a result of an op on a device. On one that rounds the operands of products
+ * (KIN_OP_PRODUCT) float results of those ops get the tolerance of the dtype that operands are
+ * rounded to, if that is larger; so do those of ops that round within (KIN_OP_ROUNDS) to
+ * `operands`, the dtype of input 0. */
+KIN_API double kin_device_tolerance(const kin_device_info *info, const kin_op *op,
+                                    kin_dtype operands, kin_dtype dtype, double reduction);
 
 /* The cost of a node: kin_op.cost over its presets. */
 KIN_API kin_cost kin_op_cost(const kin_op *op, const void *attrs, int in_count, const kin_desc *in,

@@ -1,19 +1,30 @@
 /* Context: allocator, log callback and the last error's message. */
-#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 
 #include "runtime/context.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define WATCHED_BY_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define WATCHED_BY_SANITIZER 1
+#endif
+#endif
 
 enum {
     /* A message lives in the context, so that reporting "out of memory" needs no memory. */
     MESSAGE_SIZE = 2048,
     LOG_LINE_SIZE = 2048,
     NAME_LENGTH_LIMIT = 128, /* longer names are compared by their beginning */
-    THREAD_LIMIT = 4096
+    THREAD_LIMIT = 4096,
+    MAPPED_SIZE = 1 << 20 /* blocks of this size and more have a mapping of their own */
 };
 
 struct kin_context {
@@ -26,13 +37,68 @@ struct kin_context {
     char settings[]; /* lines, each ended by NUL */
 };
 
-static void *resize_with_c_library(void *user, void *ptr, size_t size) {
+/* In front of each block of the default allocator. */
+typedef struct block_head {
+    _Alignas(max_align_t) size_t size; /* with the head */
+    bool mapped;
+} block_head;
+
+/* Large blocks are mapped, so that what is freed goes back to the system at once. A C library that
+ * has seen large blocks freed takes the next ones from its heap, where one small block on top keeps
+ * gigabytes resident: weights of one stage beside those of the next. AddressSanitizer watches
+ * malloc only, so it gets all. */
+static bool is_large(size_t size) {
+#ifdef WATCHED_BY_SANITIZER
+    (void)size;
+    return false;
+#else
+    return size >= MAPPED_SIZE;
+#endif
+}
+
+static void *make_block(size_t size) {
+    block_head *head;
+    bool mapped = is_large(size);
+    if (size > SIZE_MAX - sizeof *head) return NULL;
+    size += sizeof *head;
+    if (mapped) {
+        head = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (head == MAP_FAILED) return NULL;
+    } else {
+        head = malloc(size);
+        if (head == NULL) return NULL;
+    }
+    head->size = size;
+    head->mapped = mapped;
+    return head + 1;
+}
+
+static void free_block(block_head *head) {
+    if (head->mapped) munmap(head, head->size);
+    else free(head);
+}
+
+static void *resize_block(void *user, void *ptr, size_t size) {
     (void)user;
+    block_head *head = ptr != NULL ? (block_head *)ptr - 1 : NULL;
     if (size == 0) {
-        free(ptr);
+        if (head != NULL) free_block(head);
         return NULL;
     }
-    return realloc(ptr, size);
+    if (head == NULL) return make_block(size);
+    if (!head->mapped && !is_large(size)) {
+        if (size > SIZE_MAX - sizeof *head) return NULL;
+        head = realloc(head, sizeof *head + size);
+        if (head == NULL) return NULL;
+        head->size = sizeof *head + size;
+        return head + 1;
+    }
+    void *made = make_block(size);
+    size_t old = head->size - sizeof *head;
+    if (made == NULL) return NULL;
+    memcpy(made, ptr, old < size ? old : size);
+    free_block(head);
+    return made;
 }
 
 static int count_processors(void) {
@@ -55,7 +121,7 @@ kin_status kin_context_create(const kin_context_options *options, kin_context **
     }
     if (given.threads < 0 || given.threads > THREAD_LIMIT) return KIN_INVALID;
     if (given.allocator.resize == NULL) {
-        given.allocator.resize = resize_with_c_library;
+        given.allocator.resize = resize_block;
         given.allocator.user = NULL;
     }
     size_t settings = given.settings != NULL ? strlen(given.settings) + 1 : 0;

@@ -56,7 +56,7 @@ typedef void (*kin_log_fn)(void *user, kin_log_level level, const char *text);
 
 typedef struct kin_context_options {
     size_t struct_size;      /* sizeof(kin_context_options) */
-    kin_allocator allocator; /* resize NULL: the C library's */
+    kin_allocator allocator; /* resize NULL: malloc, and mappings for large blocks */
     kin_log_fn log;          /* NULL: silence */
     void *log_user;
     int threads; /* for CPU work; 0: as many as the machine has processors */

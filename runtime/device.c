@@ -2,6 +2,8 @@
 #define _POSIX_C_SOURCE 200809L
 #include "runtime/device.h"
 
+#include "runtime/collective_internal.h"
+
 #include <ctype.h>
 #include <dirent.h>
 #include <dlfcn.h>
@@ -304,7 +306,8 @@ kin_status kin_device_allocate(kin_device *device, size_t size, kin_buffer **out
 }
 
 const kin_kernel *kin_device_kernel(const kin_device *device, const kin_call *call) {
-    const kin_kernel *kernel;
+    const kin_kernel *kernel = kin_collective_kernel(device, call);
+    if (kernel) return kernel;
     for (size_t i = 0; (kernel = device->backend->kernel(device, i)); i++)
         if (strcmp(kernel->op, call->op) == 0 && (!kernel->can || kernel->can(device, call)))
             return kernel;

@@ -2,6 +2,7 @@
 #include "runtime/plan_internal.h"
 
 #include "runtime/check.h"
+#include "runtime/collective_internal.h"
 
 #include <math.h>
 #include <string.h>
@@ -55,18 +56,9 @@ static kin_status grow_workspace(kin_workspace *workspace, uint64_t size) {
     return KIN_OK;
 }
 
-static void discard_ranges(kin_plan *plan) {
-    for (int32_t i = 0; i < plan->range_count; i++)
-        if (plan->ranges[i].commands)
-            plan->device->backend->discard(plan->device, plan->ranges[i].commands);
-    kin_free(plan->context, plan->ranges);
-    plan->ranges = NULL;
-    plan->range_count = 0;
-}
-
 void kin_plan_unprepare(kin_plan *plan) {
     kin_device *device = plan->device;
-    discard_ranges(plan);
+    kin_plan_discard_ranges(plan);
     for (int32_t i = 0; plan->inputs && i < plan->graph->input_count; i++)
         if (plan->inputs[i]) device->backend->release(device, plan->inputs[i]);
     kin_free(plan->context, plan->inputs);
@@ -78,129 +70,10 @@ void kin_plan_unprepare(kin_plan *plan) {
     plan->owns_workspace = plan->prepared = false;
 }
 
-/* Buffer and byte offset of a value's first element. */
-static kin_status resolve(kin_plan *plan, int32_t value, kin_buffer **out_buffer,
-                          size_t *out_offset) {
-    const kin_value *v = &plan->graph->values[value];
-    const kin_location *at = &plan->locations[v->base];
-    size_t inner = (size_t)v->offset * kin_dtype_size(v->desc.dtype);
-    *out_offset = inner;
-    switch (at->place) {
-    case KIN_PLACE_ARENA: {
-        uint64_t offset = plan->storages[at->storage].offset;
-        uint64_t chunk = plan->workspace->chunk_size;
-        *out_buffer = plan->workspace->chunks[offset / chunk];
-        *out_offset = inner + (size_t)(offset % chunk);
-        return KIN_OK;
-    }
-    case KIN_PLACE_INPUT: *out_buffer = plan->inputs[at->index]; return KIN_OK;
-    case KIN_PLACE_CONSTANT:
-        *out_buffer = plan->constants;
-        *out_offset = inner + (size_t)at->offset;
-        return KIN_OK;
-    case KIN_PLACE_VARIABLE: {
-        const char *name = plan->graph->values[v->base].name;
-        kin_store_entry *entry = plan->store ? kin_store_find(plan->store, name) : NULL;
-        if (!entry)
-            return kin_fail(plan->context, KIN_NOT_FOUND, "the store has no tensor \"%s\"", name);
-        if (entry->desc.dtype != plan->graph->values[v->base].desc.dtype ||
-            !kin_desc_same_shape(&entry->desc, &plan->graph->values[v->base].desc)) {
-            char have[128], want[128];
-            return kin_fail(plan->context, KIN_INVALID,
-                            "\"%s\" is %s in the store, but the model wants %s", name,
-                            kin_desc_shape_text(&entry->desc, have, sizeof have),
-                            kin_desc_shape_text(&plan->graph->values[v->base].desc, want,
-                                                sizeof want));
-        }
-        *out_buffer = entry->buffer;
-        return KIN_OK;
-    }
-    case KIN_PLACE_NONE: break;
-    }
-    return kin_fail(plan->context, KIN_INVALID, "a value without a place");
-}
-
-static kin_status bind_steps(kin_plan *plan) {
-    for (int32_t s = 0; s < plan->step_count; s++) {
-        kin_plan_step *step = &plan->steps[s];
-        const kin_node *node = &plan->graph->nodes[step->node];
-        for (int k = 0; k < node->in_count + node->out_count; k++) {
-            int32_t value = k < node->in_count ? node->in[k] : node->out[k - node->in_count];
-            if (!value) continue;
-            kin_status status =
-                resolve(plan, value, &step->operands[k].buffer, &step->operands[k].offset);
-            if (status != KIN_OK) return status;
-        }
-        if (step->scratch_storage >= 0) {
-            uint64_t offset = plan->storages[step->scratch_storage].offset;
-            uint64_t chunk = plan->workspace->chunk_size;
-            step->call.scratch = plan->workspace->chunks[offset / chunk];
-            step->call.scratch_offset = (size_t)(offset % chunk);
-        }
-    }
-    plan->generation = plan->workspace->generation;
-    return KIN_OK;
-}
-
-/* Records steps first .. first+count-1 as one list. */
-static kin_status record(kin_plan *plan, int32_t first, int32_t count, kin_commands **out) {
-    kin_device *device = plan->device;
-    const kin_backend *backend = device->backend;
-    kin_status status = backend->begin(device, out);
-    if (status != KIN_OK) {
-        *out = NULL; /* whatever the backend left there */
-        return status;
-    }
-    if (backend->compile) {
-        const kin_kernel **kernels =
-            kin_calloc(plan->context, (size_t)count, sizeof(const kin_kernel *));
-        kin_call *calls = kin_calloc(plan->context, (size_t)count, sizeof *calls);
-        status = kernels && calls ? KIN_OK : KIN_OUT_OF_MEMORY;
-        for (int32_t i = 0; status == KIN_OK && i < count; i++) {
-            kernels[i] = plan->steps[first + i].kernel;
-            calls[i] = plan->steps[first + i].call;
-        }
-        if (status == KIN_OK)
-            status = backend->compile(device, *out, kernels, calls, (size_t)count);
-        kin_free(plan->context, kernels);
-        kin_free(plan->context, calls);
-    } else {
-        for (int32_t i = 0; status == KIN_OK && i < count; i++)
-            status = backend->record(device, *out, plan->steps[first + i].kernel,
-                                     &plan->steps[first + i].call);
-    }
-    if (status == KIN_OK) status = backend->end(device, *out);
-    if (status != KIN_OK) {
-        backend->discard(device, *out);
-        *out = NULL;
-    }
-    return status;
-}
-
-static kin_status record_ranges(kin_plan *plan) {
-    discard_ranges(plan);
-    kin_status status = bind_steps(plan);
-    if (status != KIN_OK) return status;
-    plan->ranges =
-        kin_calloc(plan->context, (size_t)plan->step_count + 1, sizeof *plan->ranges);
-    if (!plan->ranges) return KIN_OUT_OF_MEMORY;
-    for (int32_t s = 0; status == KIN_OK && s < plan->step_count;) {
-        kin_plan_range *range = &plan->ranges[plan->range_count++];
-        range->first = s;
-        range->host = plan->steps[s].kernel == NULL;
-        do s++;
-        while (!range->host && s < plan->step_count && plan->steps[s].kernel);
-        range->count = s - range->first;
-        if (!range->host) status = record(plan, range->first, range->count, &range->commands);
-    }
-    return status;
-}
-
 static kin_status upload_constants(kin_plan *plan) {
     kin_device *device = plan->device;
     if (!plan->summary.constants) return KIN_OK;
-    kin_status status =
-        kin_device_allocate(device, plan->summary.constants, &plan->constants);
+    kin_status status = kin_device_allocate(device, plan->summary.constants, &plan->constants);
     for (int32_t i = 1; status == KIN_OK && i < plan->graph->value_count; i++) {
         const kin_value *value = &plan->graph->values[i];
         if (value->base != i || plan->locations[i].place != KIN_PLACE_CONSTANT) continue;
@@ -225,19 +98,18 @@ kin_status kin_plan_prepare(kin_plan *plan, kin_store *store, kin_workspace *wor
     if (status == KIN_OK)
         status = grow_workspace(plan->workspace, plan->summary.arena ? plan->summary.arena : 64);
     if (status == KIN_OK) {
-        plan->inputs = kin_calloc(plan->context, (size_t)plan->graph->input_count + 1,
-                                  sizeof(kin_buffer *));
+        plan->inputs =
+            kin_calloc(plan->context, (size_t)plan->graph->input_count + 1, sizeof(kin_buffer *));
         if (!plan->inputs) status = KIN_OUT_OF_MEMORY;
     }
     for (int32_t i = 0; status == KIN_OK && i < plan->graph->input_count; i++) {
         const kin_value *value = &plan->graph->values[plan->graph->inputs[i].value];
         size_t bytes = kin_desc_bytes(&value->desc);
         status = kin_device_allocate(device, bytes, &plan->inputs[i]);
-        if (status == KIN_OK)
-            status = device->backend->fill(device, plan->inputs[i], 0, bytes, 0);
+        if (status == KIN_OK) status = device->backend->fill(device, plan->inputs[i], 0, bytes, 0);
     }
     if (status == KIN_OK) status = upload_constants(plan);
-    if (status == KIN_OK) status = record_ranges(plan);
+    if (status == KIN_OK) status = kin_plan_record(plan);
     plan->prepared = status == KIN_OK;
     if (status != KIN_OK) kin_plan_unprepare(plan);
     return status;
@@ -281,7 +153,7 @@ kin_status kin_plan_read(kin_plan *plan, const char *output, kin_dtype dtype, vo
     const kin_desc *desc = &plan->graph->values[value].desc;
     size_t bytes = kin_desc_bytes(desc), offset;
     kin_buffer *buffer;
-    status = resolve(plan, value, &buffer, &offset);
+    status = kin_plan_resolve(plan, value, &buffer, &offset);
     if (status != KIN_OK) return status;
     if (dtype == desc->dtype)
         return plan->device->backend->download(plan->device, buffer, offset, data, bytes);
@@ -303,13 +175,13 @@ static kin_status download_dense(kin_plan *plan, const kin_operand *operand,
                                  kin_host_tensor *out_tensor) {
     kin_device *device = plan->device;
     const kin_desc *desc = &operand->desc;
-    kin_status status = kin_host_tensor_create(plan->context, desc->dtype, desc->rank, desc->dims,
-                                               out_tensor);
+    kin_status status =
+        kin_host_tensor_create(plan->context, desc->dtype, desc->rank, desc->dims, out_tensor);
     if (status != KIN_OK) return status;
     size_t size = kin_dtype_size(desc->dtype);
     if (kin_desc_is_dense(desc))
-        return device->backend->download(device, operand->buffer, operand->offset,
-                                         out_tensor->data, kin_desc_bytes(desc));
+        return device->backend->download(device, operand->buffer, operand->offset, out_tensor->data,
+                                         kin_desc_bytes(desc));
     int64_t span = 1;
     for (int a = 0; a < desc->rank; a++) span += (desc->dims[a] - 1) * desc->strides[a];
     char *raw = kin_alloc(plan->context, (size_t)span * size);
@@ -368,9 +240,9 @@ static kin_status run_on_host(kin_plan *plan, const kin_plan_step *step) {
     kin_status status = device->backend->wait(device);
     if (status == KIN_OK) status = run_reference(plan, step, &host);
     for (int j = 0; status == KIN_OK && j < host.out_count; j++)
-        status = device->backend->upload(device, host.out[j].data, step->call.out[j].buffer,
-                                         step->call.out[j].offset,
-                                         kin_desc_bytes(&host.out[j].desc));
+        status =
+            device->backend->upload(device, host.out[j].data, step->call.out[j].buffer,
+                                    step->call.out[j].offset, kin_desc_bytes(&host.out[j].desc));
     free_host_step(plan, &host);
     return status;
 }
@@ -379,8 +251,16 @@ static kin_status run_on_host(kin_plan *plan, const kin_plan_step *step) {
 static kin_status ready(kin_plan *plan) {
     kin_status status = need_prepared(plan);
     if (status == KIN_OK && plan->generation != plan->workspace->generation)
-        status = record_ranges(plan);
+        status = kin_plan_record(plan);
     return status;
+}
+
+/* Sums between the ranks by way of the host. */
+static kin_status run_collectives(kin_plan *plan, int32_t first, int32_t count) {
+    kin_status status = KIN_OK;
+    for (int32_t i = 0; status == KIN_OK && i < count; i++)
+        status = kin_collective_add(plan->device, &plan->steps[first + i].call);
+    return status == KIN_OK ? kin_collective_finish(plan->device) : status;
 }
 
 kin_status kin_plan_run(kin_plan *plan) {
@@ -389,6 +269,7 @@ kin_status kin_plan_run(kin_plan *plan) {
     for (int32_t i = 0; status == KIN_OK && i < plan->range_count; i++) {
         kin_plan_range *range = &plan->ranges[i];
         if (range->host) status = run_on_host(plan, &plan->steps[range->first]);
+        else if (range->collective) status = run_collectives(plan, range->first, range->count);
         else status = device->backend->submit(device, range->commands);
     }
     return status == KIN_OK ? device->backend->wait(device) : status;
@@ -417,8 +298,9 @@ static kin_status read_profile(kin_plan *plan, const kin_plan_range *range) {
 static kin_status set_timed(kin_plan *plan, bool timed) {
     kin_device *device = plan->device;
     kin_status status = KIN_OK;
-    for (int32_t i = 0; device->backend->set_timed && status == KIN_OK && i < plan->range_count; i++)
-        if (!plan->ranges[i].host)
+    for (int32_t i = 0; device->backend->set_timed && status == KIN_OK && i < plan->range_count;
+         i++)
+        if (plan->ranges[i].commands)
             status = device->backend->set_timed(device, plan->ranges[i].commands, timed);
     return status;
 }
@@ -432,7 +314,7 @@ kin_status kin_plan_profile(kin_plan *plan) {
     if (status == KIN_OK) status = set_timed(plan, true);
     if (status == KIN_OK) status = kin_plan_run(plan);
     for (int32_t i = 0; status == KIN_OK && i < plan->range_count; i++)
-        if (!plan->ranges[i].host) status = read_profile(plan, &plan->ranges[i]);
+        if (plan->ranges[i].commands) status = read_profile(plan, &plan->ranges[i]);
     return status == KIN_OK ? set_timed(plan, false) : status;
 }
 
@@ -440,7 +322,7 @@ static kin_status run_one(kin_plan *plan, int32_t index) {
     kin_commands *commands = NULL;
     kin_device *device = plan->device;
     if (!plan->steps[index].kernel) return run_on_host(plan, &plan->steps[index]);
-    kin_status status = record(plan, index, 1, &commands);
+    kin_status status = kin_plan_record_list(plan, index, 1, &commands);
     if (status != KIN_OK) return status;
     status = device->backend->submit(device, commands);
     if (status == KIN_OK) status = device->backend->wait(device);
@@ -472,10 +354,11 @@ static kin_status compare_step(kin_plan *plan, int32_t index, const host_step *h
                 worst = i;
             }
         }
-        double allowed = scale * largest *
-                         kin_device_tolerance(&plan->device->info,
-                                              plan->graph->nodes[step->node].op, want->desc.dtype,
-                                              step->reduction);
+        double allowed =
+            scale * largest *
+            kin_device_tolerance(&plan->device->info, plan->graph->nodes[step->node].op,
+                                 step->call.in_count > 0 ? step->call.in[0].desc.dtype : KIN_F32,
+                                 want->desc.dtype, step->reduction);
         if (status == KIN_OK && error > allowed) {
             *out = (kin_divergence){.node = index,
                                     .output = j,
@@ -500,6 +383,11 @@ static kin_status compare_step(kin_plan *plan, int32_t index, const host_step *h
 kin_status kin_plan_check(kin_plan *plan, double tolerance_scale, kin_divergence *out_divergence) {
     memset(out_divergence, 0, sizeof *out_divergence);
     kin_status status = ready(plan);
+    for (int32_t s = 0; status == KIN_OK && s < plan->step_count; s++)
+        if (kin_plan_is_collective(plan, s))
+            status = kin_fail(plan->context, KIN_UNSUPPORTED,
+                              "a plan that sums over the ranks of a group is not checked node by "
+                              "node: build it on a device without one");
     for (int32_t s = 0; status == KIN_OK && s < plan->step_count; s++) {
         host_step host = {0};
         status = run_reference(plan, &plan->steps[s], &host);
@@ -528,6 +416,7 @@ kin_status kin_plan_find_nonfinite(kin_plan *plan, const char **out_where) {
     kin_status status = ready(plan);
     for (int32_t s = 0; status == KIN_OK && s < plan->step_count && !*out_where; s++) {
         const kin_plan_step *step = &plan->steps[s];
+        if (kin_plan_is_collective(plan, s)) break; /* the other ranks may have stopped already */
         status = run_one(plan, s);
         for (int j = 0; status == KIN_OK && j < step->call.out_count && !*out_where; j++) {
             bool has;

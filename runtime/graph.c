@@ -330,9 +330,11 @@ bool kin_graph_add_node(kin_graph *graph, const kin_infer *infer, const int32_t 
                      .path = graph->pooled_path,
                      .origin = graph->origin,
                      .why = graph->why,
+                     .fused = graph->fused,
                      .is_copy = graph->is_copy,
                      .segment = graph->segment,
-                     .backward = graph->in_backward};
+                     .backward = graph->in_backward,
+                     .again = graph->again};
     for (int j = 0; j < infer->out_count; j++) {
         kin_value value = {.desc = infer->out[j], .node = graph->node_count};
         value.base = graph->value_count;

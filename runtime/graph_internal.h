@@ -38,9 +38,11 @@ typedef struct kin_node {
     const char *path;   /* model path, "" at the top */
     const char *origin; /* name of the op that was lowered to this one, or NULL */
     const char *why;    /* planning: why the node is not as it was built, or NULL */
+    const char *fused;  /* planning: the ops that it has taken on, or NULL */
     bool is_copy;       /* a dense copy that planning put in */
     int32_t segment;    /* -1: none */
-    bool backward;      /* appended by kin_backward */
+    bool backward;      /* appended by kin_backward, or computed again for it */
+    bool again;         /* planning: computed again */
 } kin_node;
 
 typedef struct kin_named {
@@ -69,11 +71,12 @@ struct kin_graph {
     char path[512];
     uint16_t scope_marks[64]; /* lengths of the path before each push */
     int scope_depth;
-    const char *pooled_path; /* `path` in the pool, NULL if not made yet */
-    const char *origin, *why; /* of the nodes to come, while planning */
+    const char *pooled_path;          /* `path` in the pool, NULL if not made yet */
+    const char *origin, *why, *fused; /* of the nodes to come, while planning */
     bool is_copy;
     int32_t segment, segment_count;
     bool in_segment, in_backward, has_backward;
+    bool again; /* of the nodes to come, while planning */
     kin_step *step;
 };
 
@@ -93,15 +96,23 @@ bool kin_step_append(kin_graph *graph, const kin_infer *infer, const kin_tensor 
 kin_status kin_step_add_source(kin_graph *graph, int32_t value);
 void kin_step_free(kin_graph *graph);
 
-/* rewrite.c: a fresh graph that computes the same on `device`: dead nodes gone, the first
- * `recomputed` segments recomputed in the backward pass, ops without a kernel lowered, dense copies
- * put where kernels want them. */
+/* rewrite.c: a fresh graph that computes the same on `device`: dead nodes gone, values recomputed
+ * as the options say, ops without a kernel lowered, dense copies put where kernels want them. */
+typedef struct kin_rewrite_options {
+    bool segments; /* compute segments again in the backward pass, */
+    int products;  /* but for so many of their products, the dearest */
+    bool cheap;    /* and what comes cheaply from what is kept */
+    bool allow_reference;
+} kin_rewrite_options;
+
 typedef struct kin_rewrite_counts {
     int lowered, copies;
+    int fused;              /* nodes that became part of another */
+    int products, segments; /* products inside recomputed segments; segments with some not kept */
 } kin_rewrite_counts;
 
-kin_status kin_graph_rewrite(kin_graph *graph, const struct kin_device *device, int recomputed,
-                             bool allow_reference, kin_graph **out_graph,
+kin_status kin_graph_rewrite(kin_graph *graph, const struct kin_device *device,
+                             const kin_rewrite_options *options, kin_graph **out_graph,
                              kin_rewrite_counts *out_counts);
 
 /* refusal.c: says in words why no kernel of the device takes the call, whose operands are dense and

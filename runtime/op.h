@@ -10,7 +10,7 @@
 extern "C" {
 #endif
 
-enum { KIN_MAX_OUTPUTS = 4, KIN_MAX_CASE_INPUTS = 9 };
+enum { KIN_MAX_OUTPUTS = 4, KIN_MAX_CASE_INPUTS = 10 };
 
 typedef enum kin_op_flags {
     KIN_OP_VIEW = 1,   /* output 0 is input 0 seen otherwise: infer gives strides and an offset */
@@ -19,8 +19,11 @@ typedef enum kin_op_flags {
     KIN_OP_ROLE_ADD = 8,  /* sum of two tensors of one shape: joins gradients */
     KIN_OP_ROLE_ONE = 16, /* (attrs: kin_desc) a tensor of ones: the gradient of the loss */
     KIN_OP_COMPOSITE = 32, /* every device can do without a kernel: lower gives simpler ops */
-    KIN_OP_PRODUCT = 64    /* sums of products, whose operands some devices round first
+    KIN_OP_PRODUCT = 64,   /* sums of products, whose operands some devices round first
                               (kin_device_info.product_dtype) */
+    KIN_OP_COLLECTIVE = 128, /* a sum over the ranks of the device's group; attrs: kin_reduction */
+    KIN_OP_ROUNDS = 256 /* what it makes on the way may be rounded to the dtype of input 0, as its
+                           lowering does: f32 results have the tolerance of that dtype */
 } kin_op_flags;
 
 /* infer: fills out[0..out_count), strides dense unless the op is a view. */
@@ -86,6 +89,34 @@ typedef struct kin_lower_call {
     int out_count;
     kin_tensor *out;
 } kin_lower_call;
+
+/* absorb: planning found a node of this op (the producer) whose only output has one reader, which
+ * reads it as it is or as another shape of the same elements in the same order. If one node computes
+ * both, absorb says which (out_op, out_attrs, out_in, out_result) and returns true. That node's result
+ * must have the shape of the producer's output or the reader's, the reader's dtype, and be as exact
+ * as the two: it may leave out the rounding between them. Descriptions of absent inputs have rank
+ * -1. */
+enum { KIN_MAX_ABSORBED_INPUTS = 8, KIN_MAX_ABSORBED_WORDS = 8 };
+
+typedef struct kin_absorb_call {
+    const struct kin_op *op;
+    const void *attrs;
+    int in_count;
+    const kin_desc *in;
+    kin_desc out;
+    const struct kin_op *reader;
+    const void *reader_attrs;
+    int reader_in_count;
+    const kin_desc *reader_in; /* as the reader sees them */
+    int reader_operand;        /* which of them is the producer's output */
+    kin_desc reader_out;
+    const struct kin_op *out_op;
+    kin_desc out_result; /* preset: the producer's shape, the reader's dtype */
+    uint64_t out_attrs[KIN_MAX_ABSORBED_WORDS]; /* out_op->attrs_size bytes of it; preset to zeros */
+    int out_in_count;
+    /* i: the producer's input i; in_count + k: the reader's input k; -1: absent */
+    int out_in[KIN_MAX_ABSORBED_INPUTS];
+} kin_absorb_call;
 
 typedef struct kin_cost {
     double flops;
@@ -153,6 +184,7 @@ typedef struct kin_op {
     void (*cost)(const kin_cost_call *call, kin_cost *cost); /* NULL: the preset */
     const kin_case *cases;
     size_t case_count;
+    bool (*absorb)(kin_absorb_call *call); /* NULL: never becomes one with its reader */
 } kin_op;
 
 /* Every op, NULL at the end; defined in ops/list.c. */

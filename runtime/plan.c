@@ -2,6 +2,7 @@
 #include "runtime/plan_internal.h"
 
 #include "runtime/check.h"
+#include "runtime/collective_internal.h"
 
 #include <string.h>
 
@@ -46,6 +47,10 @@ static kin_status make_steps(kin_plan *plan) {
         step->reduction = cost.reduction;
         plan->summary.flops += cost.flops;
         plan->summary.bytes += cost.bytes;
+        if (!node->again) continue;
+        plan->summary.recomputed++;
+        plan->summary.recomputed_flops += cost.flops;
+        plan->summary.recomputed_bytes += cost.bytes;
     }
     return KIN_OK;
 }
@@ -112,15 +117,17 @@ static void find_lifetimes(kin_plan *plan) {
     }
 }
 
-/* True if no other input of the node sees the storage of input k in another way. */
-static bool only_reader(kin_plan *plan, const kin_node *node, int k) {
+/* True if no other input of the node sees the storage of input k in another way, or must not be
+ * overwritten. */
+static bool only_reader(kin_plan *plan, const kin_node *node, uint64_t in_place, int k) {
     const kin_value *values = plan->graph->values, *mine = &values[node->in[k]];
     for (int i = 0; i < node->in_count; i++) {
         if (i == k || !node->in[i]) continue;
         const kin_value *other = &values[node->in[i]];
         kin_storage *a = storage_of(plan, node->in[k]), *b = storage_of(plan, node->in[i]);
         if (a != b) continue;
-        if (other->base != mine->base || !kin_desc_is_dense(&other->desc) || other->offset ||
+        if (i >= 64 || !(in_place >> i & 1) || other->base != mine->base ||
+            !kin_desc_is_dense(&other->desc) || other->offset ||
             !kin_desc_same_shape(&other->desc, &mine->desc))
             return false;
     }
@@ -144,7 +151,8 @@ static void reuse_in_place(kin_plan *plan) {
             kin_storage *source = storage_of(plan, node->in[k]);
             if (!source || source == target || source->last != s || source->size != target->size ||
                 value->offset != 0 || !kin_desc_is_dense(&value->desc) ||
-                kin_desc_bytes(&value->desc) != target->size || !only_reader(plan, node, k))
+                kin_desc_bytes(&value->desc) != target->size ||
+                !only_reader(plan, node, step->kernel->in_place, k))
                 continue;
             int32_t taken = plan->locations[value->base].storage;
             plan->storages[taken].last = target->last;
@@ -165,8 +173,9 @@ static kin_status add_scratch(kin_plan *plan) {
             size = step->kernel->scratch(plan->device, &step->call);
         if (!size) continue;
         if (size > most)
-            return kin_fail(plan->context, KIN_DEVICE, "kernel %s asks for %zu bytes of scratch memory",
-                            step->kernel->name, size);
+            return kin_fail(plan->context, KIN_DEVICE,
+                            "kernel %s asks for %zu bytes of scratch memory", step->kernel->name,
+                            size);
         step->call.scratch_size = size;
         step->scratch_storage = plan->storage_count;
         plan->storages[plan->storage_count++] = (kin_storage){size, s, s, 0};
@@ -236,8 +245,16 @@ static kin_status describe_peak(kin_plan *plan, int32_t peak_step) {
     return KIN_OK;
 }
 
-static kin_status build_once(kin_graph *graph, kin_device *device, int recomputed,
-                             bool allow_reference, kin_plan **out_plan) {
+/* What sums over the ranks of a group take. */
+static uint64_t communication_of(const kin_plan *plan) {
+    for (int32_t s = 0; s < plan->step_count; s++)
+        if (kin_kernel_is_collective(plan->steps[s].kernel))
+            return kin_group_bytes(plan->device->group);
+    return 0;
+}
+
+static kin_status build_once(kin_graph *graph, kin_device *device,
+                             const kin_rewrite_options *rewrite, kin_plan **out_plan) {
     *out_plan = NULL;
     kin_context *context = kin_graph_context(graph);
     kin_plan *plan = kin_calloc(context, 1, sizeof *plan);
@@ -245,8 +262,7 @@ static kin_status build_once(kin_graph *graph, kin_device *device, int recompute
     plan->context = context;
     plan->device = device;
     kin_rewrite_counts counts;
-    kin_status status =
-        kin_graph_rewrite(graph, device, recomputed, allow_reference, &plan->graph, &counts);
+    kin_status status = kin_graph_rewrite(graph, device, rewrite, &plan->graph, &counts);
     if (status == KIN_OK) status = make_steps(plan);
     if (status == KIN_OK) status = locate(plan);
     if (status == KIN_OK) {
@@ -259,18 +275,20 @@ static kin_status build_once(kin_graph *graph, kin_device *device, int recompute
             if (plan->storages[i].last < plan->storages[i].first)
                 plan->storages[i].first = plan->storages[i].last = 0;
         if (status == KIN_OK)
-            status = kin_arena_place(context, plan->storages, plan->storage_count,
-                                     plan->step_count,
+            status = kin_arena_place(context, plan->storages, plan->storage_count, plan->step_count,
                                      device->info.alignment ? device->info.alignment : 64,
                                      device->info.max_allocation, &summary->arena,
                                      &summary->lower_bound, &peak_step);
         summary->nodes = plan->step_count;
         summary->kernels_missing = counts.lowered;
         summary->copies = counts.copies;
+        summary->fused = counts.fused;
         summary->segments = graph->segment_count;
-        summary->segments_recomputed = recomputed;
-        summary->peak = summary->weights + summary->states + summary->inputs +
-                        summary->constants + summary->arena;
+        summary->segments_recomputed = counts.segments;
+        plan->products = counts.products;
+        summary->communication = communication_of(plan);
+        summary->peak = summary->weights + summary->states + summary->inputs + summary->constants +
+                        summary->arena + summary->communication;
         if (status == KIN_OK) status = describe_peak(plan, peak_step);
     }
     if (status == KIN_OK) *out_plan = plan;
@@ -302,46 +320,82 @@ static kin_status refuse(kin_context *context, const kin_plan *plan, uint64_t bu
                     (double)budget / 1048576.0, list);
 }
 
-kin_status kin_plan_build(kin_graph *graph, kin_device *device, const kin_plan_options *options,
-                          kin_plan **out_plan) {
-    kin_plan_options none = {sizeof none, 0, false, false};
-    if (!options) options = &none;
-    *out_plan = NULL;
-    kin_status status = kin_graph_status(graph);
-    if (status != KIN_OK) return status;
-    int segments = graph->has_backward ? graph->segment_count : 0;
-    int low = options->recompute_all ? segments : 0;
-    kin_plan *plan = NULL;
-    status = build_once(graph, device, low, options->allow_reference, &plan);
-    uint64_t budget = options->memory_budget;
-    if (status != KIN_OK || !budget || plan->summary.peak <= budget) {
-        *out_plan = plan;
-        return status;
-    }
-    /* The fewest segments that keep the budget, by bisection: the peak falls as more are
-     * recomputed. `low` is known to be too much memory. */
-    kin_plan_free(plan);
-    int high = segments;
-    kin_plan *best = NULL;
-    status = build_once(graph, device, high, options->allow_reference, &best);
+/* Segments are computed again, but for as many of their products as the budget allows to keep, by
+ * bisection: the peak grows with them. */
+static kin_status keep_budget(kin_graph *graph, kin_device *device, kin_rewrite_options *rewrite,
+                              uint64_t budget, kin_plan **out_plan) {
+    kin_plan *best = NULL, *plan = NULL;
+    rewrite->segments = rewrite->cheap = true;
+    rewrite->products = 0;
+    kin_status status = build_once(graph, device, rewrite, &best);
     if (status == KIN_OK && best->summary.peak > budget)
         status = refuse(graph->context, best, budget);
+    int low = 0, high = status == KIN_OK ? best->products + 1 : 0;
     while (status == KIN_OK && high - low > 1) {
-        int middle = low + (high - low) / 2;
-        status = build_once(graph, device, middle, options->allow_reference, &plan);
+        rewrite->products = low + (high - low) / 2;
+        status = build_once(graph, device, rewrite, &plan);
         if (status != KIN_OK) break;
         if (plan->summary.peak <= budget) {
             kin_plan_free(best);
             best = plan;
-            high = middle;
+            low = rewrite->products;
         } else {
             kin_plan_free(plan);
-            low = middle;
+            high = rewrite->products;
         }
     }
     if (status == KIN_OK) *out_plan = best;
     else kin_plan_free(best);
     return status;
+}
+
+/* Plans with what is cheap computed again. Takes `kept`, the plan that keeps it (may be NULL), and
+ * gives it back if that saves less than a hundredth. */
+static kin_status build_cheap(kin_graph *graph, kin_device *device,
+                              const kin_rewrite_options *rewrite, kin_plan *kept,
+                              kin_plan **out_plan) {
+    kin_plan *plan = NULL;
+    kin_status status = build_once(graph, device, rewrite, &plan);
+    if (status == KIN_OK && kept && plan->summary.peak > kept->summary.peak / 100 * 99) {
+        kin_plan_free(plan);
+        plan = kept;
+    } else {
+        kin_plan_free(kept);
+    }
+    *out_plan = plan;
+    return status;
+}
+
+kin_status kin_plan_build(kin_graph *graph, kin_device *device, const kin_plan_options *options,
+                          kin_plan **out_plan) {
+    kin_plan_options none = {.struct_size = sizeof none};
+    if (!options) options = &none;
+    *out_plan = NULL;
+    kin_status status = kin_graph_status(graph);
+    if (status != KIN_OK) return status;
+    uint64_t budget = options->memory_budget ? options->memory_budget : UINT64_MAX;
+    kin_recompute least = graph->has_backward ? options->recompute : KIN_RECOMPUTE_NOTHING;
+    bool all = least == KIN_RECOMPUTE_SEGMENTS;
+    kin_rewrite_options rewrite = {.segments = all,
+                                   .cheap = all || least == KIN_RECOMPUTE_CHEAP,
+                                   .allow_reference = options->allow_reference};
+    kin_plan *plan = NULL;
+    status = build_once(graph, device, &rewrite, &plan);
+    bool enough = status != KIN_OK || plan->summary.peak <= budget;
+    if (status == KIN_OK && graph->has_backward && !rewrite.cheap &&
+        (!enough || (least == KIN_RECOMPUTE_AUTO && !options->memory_budget))) {
+        rewrite.cheap = true;
+        status = build_cheap(graph, device, &rewrite, plan, &plan);
+        enough = status != KIN_OK || plan->summary.peak <= budget;
+    }
+    if (enough || all || !graph->has_backward) {
+        if (!enough) status = refuse(graph->context, plan, budget);
+        if (status == KIN_OK) *out_plan = plan;
+        else kin_plan_free(plan);
+        return status;
+    }
+    kin_plan_free(plan);
+    return keep_budget(graph, device, &rewrite, budget, out_plan);
 }
 
 void kin_plan_free(kin_plan *plan) {
@@ -390,8 +444,10 @@ kin_plan_node kin_plan_node_at(const kin_plan *plan, int index) {
                            .path = node->path,
                            .origin = node->origin,
                            .why = node->why,
+                           .fused = node->fused,
                            .is_copy = node->is_copy,
                            .backward = node->backward,
+                           .again = node->again,
                            .flops = step->flops,
                            .bytes = step->bytes,
                            .seconds = step->seconds,

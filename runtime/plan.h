@@ -16,12 +16,21 @@ extern "C" {
 
 typedef struct kin_plan kin_plan;
 
+/* What the backward pass computes again instead of finding it kept. The results are the same. */
+typedef enum kin_recompute {
+    KIN_RECOMPUTE_AUTO,    /* CHEAP; with a budget, the least that keeps it */
+    KIN_RECOMPUTE_NOTHING, /* the fastest, and the most memory */
+    KIN_RECOMPUTE_CHEAP,   /* what products do not give, and other values that are kept do: casts of
+                              weights, activation functions, normalizations, gated sums */
+    KIN_RECOMPUTE_SEGMENTS /* all of every segment but what it begins with, too */
+} kin_recompute;
+
 typedef struct kin_plan_options {
     size_t struct_size;
-    uint64_t
-        memory_budget;    /* bytes for everything; 0: no limit. Segments are recomputed to keep it;
-                             if that does not suffice, KIN_OUT_OF_MEMORY names the largest tensors */
-    bool recompute_all;   /* recompute every segment, whatever the budget */
+    uint64_t memory_budget;  /* bytes for everything; 0: no limit. More is recomputed to keep it:
+                                first  what is cheap, then segments, as few as possible; if that does
+                                not  suffice, KIN_OUT_OF_MEMORY names the largest tensors */
+    kin_recompute recompute; /* at the least, whatever the budget */
     bool allow_reference; /* run ops that the device has neither a kernel nor a lowering for by the
                              host reference (slow); otherwise that is KIN_UNSUPPORTED */
 } kin_plan_options;
@@ -34,20 +43,24 @@ typedef struct kin_plan_large {
     uint64_t bytes;
 } kin_plan_large;
 
-/* All sizes in bytes. peak = weights + states + inputs + constants + arena. */
+/* All sizes in bytes. peak = weights + states + inputs + constants + arena + communication. */
 typedef struct kin_plan_summary {
     uint64_t weights, states, inputs, constants;
     uint64_t gradients;   /* of variables, part of the arena, at the arena's peak */
     uint64_t activations; /* the rest of the arena's peak */
     uint64_t arena;
     uint64_t lower_bound; /* the largest sum of live bytes over the schedule: no arena is smaller */
+    uint64_t communication; /* kin_group_bytes, if the plan sums over the ranks of a group */
     uint64_t peak;
     int nodes, kernels_missing; /* missing: nodes that were lowered for want of a kernel */
     int copies;                 /* dense copies that the planner put in */
+    int fused;                  /* nodes that became part of the one before them */
     int segments, segments_recomputed;
-    double flops;                             /* of one run */
-    double bytes;                             /* moved in one run, each operand once */
-    kin_plan_large largest[KIN_PLAN_LARGEST]; /* at the peak */
+    int recomputed; /* nodes that compute again what a node before them did */
+    double recomputed_flops, recomputed_bytes; /* of them, part of the two below */
+    double flops;                              /* of one run */
+    double bytes;                              /* moved in one run, each operand once */
+    kin_plan_large largest[KIN_PLAN_LARGEST];  /* at the peak */
     int largest_count;
 } kin_plan_summary;
 
@@ -86,10 +99,12 @@ typedef struct kin_plan_node {
     const char *path;   /* the model path where it was appended; "" if none */
     const char *origin; /* the op that was lowered to it, or that it is a dense copy for; or NULL */
     const char *why;    /* why the node is not as it was built, or runs on the host; or NULL */
+    const char *fused;  /* the ops of the nodes that became part of it, "gelu_tanh, add"; or NULL */
     bool is_copy;       /* a dense copy that the planner put in */
     bool backward;      /* made by kin_backward, or computed again for it */
+    bool again;         /* computed again */
     double flops, bytes;
-    double seconds; /* of the last profiled run; 0 if none */
+    double seconds;             /* of the last profiled run; 0 if none */
     kin_call_counters counters; /* of that run, where the device counts */
 } kin_plan_node;
 
@@ -112,8 +127,10 @@ typedef struct kin_divergence {
 KIN_API kin_status kin_plan_check(kin_plan *plan, double tolerance_scale,
                                   kin_divergence *out_divergence);
 
-/* Runs node by node and stops at the first that writes a NaN or an infinity: *out_where is "PATH op"
- * (the plan's memory), or NULL if there is none. Updates run as they do in kin_plan_run. */
+/* Runs node by node and stops at the first that writes a NaN or an infinity: *out_where is "PATH
+ * op" (the plan's memory), or NULL if there is none. Updates run as they do in kin_plan_run. It
+ * stops in front of the first node that sums over the ranks of a group, so that ranks may call it
+ * alone. */
 KIN_API kin_status kin_plan_find_nonfinite(kin_plan *plan, const char **out_where);
 
 #ifdef __cplusplus

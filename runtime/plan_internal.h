@@ -32,11 +32,12 @@ typedef struct kin_plan_step {
     kin_call_counters counters;
 } kin_plan_step;
 
-/* A stretch of steps that is recorded as one list, or one step of the host. */
+/* A stretch of steps that is recorded as one list, or one step of the host, or collective steps that
+ * go by way of the host. */
 typedef struct kin_plan_range {
     int32_t first, count;
-    bool host;
-    kin_commands *commands;
+    bool host, collective;
+    kin_commands *commands; /* of a list */
 } kin_plan_range;
 
 struct kin_workspace {
@@ -52,6 +53,7 @@ struct kin_plan {
     kin_device *device;
     kin_graph *graph; /* rewritten; owned */
     kin_plan_summary summary;
+    int products; /* inside segments that are recomputed */
     kin_location *locations; /* per value, meaningful for bases */
     kin_plan_step *steps;
     int32_t step_count;
@@ -70,6 +72,17 @@ struct kin_plan {
 
 /* "PATH op" of a step, in the plan's memory. */
 const char *kin_plan_node_name(kin_plan *plan, int32_t step);
+/* record.c: the lists of a prepared plan, made anew, and given back. */
+kin_status kin_plan_record(kin_plan *plan);
+void kin_plan_discard_ranges(kin_plan *plan);
+/* Records steps first .. first + count - 1, which are bound to memory, as one list. */
+kin_status kin_plan_record_list(kin_plan *plan, int32_t first, int32_t count,
+                                kin_commands **out_commands);
+/* Buffer and byte offset of a value's first element. */
+kin_status kin_plan_resolve(kin_plan *plan, int32_t value, kin_buffer **out_buffer,
+                            size_t *out_offset);
+/* True for a step that sums over the ranks of a group. */
+bool kin_plan_is_collective(const kin_plan *plan, int32_t step);
 /* execute.c, used by plan.c: frees what prepare made. */
 void kin_plan_unprepare(kin_plan *plan);
 

@@ -1,23 +1,10 @@
-/* Rewriting a graph for a device: dead code, recomputation, lowering, dense copies. Each pass makes
- * a fresh graph, so that rules about appended nodes hold for what a pass appends, too. */
-#include "runtime/backend.h"
-#include "runtime/device.h"
-#include "runtime/graph_internal.h"
+/* Rewriting a graph for a device: the rewriter, and the passes that lower nodes and add dense
+ * copies. */
 #include "runtime/inspect.h"
+#include "runtime/rewrite_internal.h"
 
 #include <stdio.h>
 #include <string.h>
-
-typedef struct rewriter {
-    kin_graph *source, *target;
-    const kin_device *device;
-    bool allow_reference;
-    int32_t *map;   /* source value -> target value, 0: not made */
-    bool *live;     /* source nodes that are wanted */
-    int lowered;    /* nodes lowered in this pass */
-    bool add_copies;
-    kin_rewrite_counts *counts;
-} rewriter;
 
 void kin_graph_operand(const kin_graph *graph, int32_t id, kin_operand *out_operand) {
     memset(out_operand, 0, sizeof *out_operand);
@@ -30,8 +17,7 @@ void kin_graph_operand(const kin_graph *graph, int32_t id, kin_operand *out_oper
     out_operand->offset = (size_t)value->offset * kin_dtype_size(value->desc.dtype);
 }
 
-/* A source value in the target graph, made now if it is an input, a variable or a constant. */
-static kin_tensor map_source(rewriter *rw, int32_t id) {
+kin_tensor kin_rewriter_map(kin_rewriter *rw, int32_t id) {
     if (!id || rw->map[id]) return (kin_tensor){id ? rw->map[id] : 0};
     const kin_value *value = &rw->source->values[id];
     kin_graph *target = rw->target;
@@ -39,8 +25,8 @@ static kin_tensor map_source(rewriter *rw, int32_t id) {
     kin_graph_set_path(target, "");
     switch (value->node >= 0 ? KIN_SOURCE_NODE : value->source) {
     case KIN_SOURCE_INPUT:
-        made = kin_input(target, value->name, value->desc.dtype, value->desc.rank,
-                         value->desc.dims);
+        made =
+            kin_input(target, value->name, value->desc.dtype, value->desc.rank, value->desc.dims);
         break;
     case KIN_SOURCE_VARIABLE:
         made = kin_variable(target, value->name, value->kind, value->desc.dtype, value->desc.rank,
@@ -58,25 +44,39 @@ static kin_tensor map_source(rewriter *rw, int32_t id) {
 }
 
 /* A text in the target's memory: the source may go before it. */
-static const char *keep_text(rewriter *rw, const char *text) {
+static const char *keep_text(kin_rewriter *rw, const char *text) {
     return text ? kin_graph_pool_string(rw->target, text) : NULL;
 }
 
-/* Appends `node` to the target as it is, with mapped inputs. */
-static void emit(rewriter *rw, const kin_node *node, const kin_tensor *in, kin_tensor *out) {
+void kin_rewriter_emit(kin_rewriter *rw, const kin_node *node, const kin_tensor *in,
+                       kin_tensor *out) {
     kin_graph_set_path(rw->target, node->path);
     rw->target->origin = node->origin;
     rw->target->why = keep_text(rw, node->why);
+    rw->target->fused = keep_text(rw, node->fused);
     rw->target->is_copy = node->is_copy;
     rw->target->segment = node->segment;
     rw->target->in_backward = node->backward;
+    rw->target->again = node->again;
     kin_append(rw->target, node->op, node->attrs, in, node->in_count, out);
 }
 
-/* The kernel for a node whose inputs are `in` in the target; needs the output descriptions. Without
- * one, *out_why says why, in the target's memory. */
-static const kin_kernel *kernel_for(rewriter *rw, const kin_node *node, const kin_tensor *in,
-                                    const char **out_why) {
+void kin_rewriter_keep(kin_rewriter *rw, int32_t index) {
+    const kin_node *node = &rw->source->nodes[index];
+    kin_tensor *in = kin_calloc(rw->source->context, (size_t)node->in_count + 1, sizeof *in);
+    kin_tensor out[KIN_MAX_OUTPUTS] = {{0}};
+    if (!in) {
+        kin_graph_fail(rw->target, KIN_OUT_OF_MEMORY, "no host memory for the plan");
+        return;
+    }
+    for (int i = 0; i < node->in_count; i++) in[i] = kin_rewriter_map(rw, node->in[i]);
+    kin_rewriter_emit(rw, node, in, out);
+    for (int j = 0; j < node->out_count; j++) rw->map[node->out[j]] = out[j].id;
+    kin_free(rw->source->context, in);
+}
+
+const kin_kernel *kin_rewriter_kernel(kin_rewriter *rw, const kin_node *node, const kin_tensor *in,
+                                      const char **out_why) {
     kin_operand *operands =
         kin_calloc(rw->source->context, (size_t)node->in_count + KIN_MAX_OUTPUTS, sizeof *operands);
     if (!operands) {
@@ -84,8 +84,7 @@ static const kin_kernel *kernel_for(rewriter *rw, const kin_node *node, const ki
         return NULL;
     }
     kin_operand *outs = operands + node->in_count;
-    for (int i = 0; i < node->in_count; i++)
-        kin_graph_operand(rw->target, in[i].id, &operands[i]);
+    for (int i = 0; i < node->in_count; i++) kin_graph_operand(rw->target, in[i].id, &operands[i]);
     for (int j = 0; j < node->out_count; j++) {
         const kin_desc *desc = &rw->source->values[node->out[j]].desc;
         outs[j].desc = kin_desc_dense(desc->dtype, desc->rank, desc->dims);
@@ -105,7 +104,7 @@ static const kin_kernel *kernel_for(rewriter *rw, const kin_node *node, const ki
                                                   operands[i].desc.dims);
         kernel = kin_device_kernel(rw->device, &call);
     }
-    if (!kernel) {
+    if (!kernel && out_why) {
         char text[400];
         kin_device_refusal(rw->device, &call, operands, outs, text, sizeof text);
         *out_why = kin_graph_pool_string(rw->target, text);
@@ -115,24 +114,25 @@ static const kin_kernel *kernel_for(rewriter *rw, const kin_node *node, const ki
 }
 
 /* Lowers a node into the target. */
-static void lower(rewriter *rw, const kin_node *node, const char *why, const kin_tensor *in,
+static void lower(kin_rewriter *rw, const kin_node *node, const char *why, const kin_tensor *in,
                   kin_tensor *out) {
     kin_graph *target = rw->target;
     kin_graph_set_path(target, node->path);
     target->origin = node->origin ? node->origin : node->op->name;
     target->why = keep_text(rw, node->origin ? node->why : why);
+    target->fused = NULL;
     target->is_copy = false;
     target->segment = node->segment;
     target->in_backward = node->backward;
-    kin_lower_call call = {target,          node->op, node->attrs, node->in_count, in,
-                           node->out_count, out};
+    target->again = node->again;
+    kin_lower_call call = {target, node->op, node->attrs, node->in_count, in, node->out_count, out};
     node->op->lower(&call);
     rw->lowered++;
     rw->counts->lowered++;
 }
 
 /* Puts a dense copy of every input that the kernel cannot take as it lies. */
-static void make_dense(rewriter *rw, const kin_node *node, const kin_kernel *kernel,
+static void make_dense(kin_rewriter *rw, const kin_node *node, const kin_kernel *kernel,
                        kin_tensor *in) {
     const kin_op *copy = kin_op_with_role(KIN_OP_ROLE_COPY);
     bool accepts = true;
@@ -159,23 +159,24 @@ static void make_dense(rewriter *rw, const kin_node *node, const kin_kernel *ker
     for (int i = 0; i < node->in_count; i++) {
         if (!in[i].id) continue;
         bool strided = i < 64 && (kernel->strided >> i & 1);
-        if ((strided && accepts) || kin_desc_is_dense(kin_tensor_desc(rw->target, in[i])))
-            continue;
+        if ((strided && accepts) || kin_desc_is_dense(kin_tensor_desc(rw->target, in[i]))) continue;
         char text[160];
         snprintf(text, sizeof text, "%s does not read input %d with these strides", kernel->name,
                  i);
         kin_graph_set_path(rw->target, node->path);
         rw->target->origin = node->op->name;
         rw->target->why = kin_graph_pool_string(rw->target, text);
+        rw->target->fused = NULL;
         rw->target->is_copy = true;
         rw->target->segment = node->segment;
         rw->target->in_backward = node->backward;
+        rw->target->again = node->again;
         in[i] = kin_append1(rw->target, copy, NULL, &in[i], 1);
         rw->counts->copies++;
     }
 }
 
-static void rewrite_node(rewriter *rw, const kin_node *node) {
+static void rewrite_node(kin_rewriter *rw, const kin_node *node) {
     kin_context *context = rw->source->context;
     kin_tensor *in = kin_calloc(context, (size_t)node->in_count + 1, sizeof *in);
     kin_tensor out[KIN_MAX_OUTPUTS] = {{0}};
@@ -183,29 +184,29 @@ static void rewrite_node(rewriter *rw, const kin_node *node) {
         kin_graph_fail(rw->target, KIN_OUT_OF_MEMORY, "no host memory for the plan");
         return;
     }
-    for (int i = 0; i < node->in_count; i++) in[i] = map_source(rw, node->in[i]);
+    for (int i = 0; i < node->in_count; i++) in[i] = kin_rewriter_map(rw, node->in[i]);
     const kin_kernel *kernel = NULL;
     const char *why = NULL;
     bool is_view = (node->op->flags & KIN_OP_VIEW) != 0;
     /* kernels and lowerings may rely on inputs that are there */
-    if (rw->target->status == KIN_OK && !is_view) kernel = kernel_for(rw, node, in, &why);
+    if (rw->target->status == KIN_OK && !is_view) kernel = kin_rewriter_kernel(rw, node, in, &why);
     if (rw->target->status == KIN_OK) {
         if (is_view) {
-            emit(rw, node, in, out);
+            kin_rewriter_emit(rw, node, in, out);
         } else if (kernel) {
             if (rw->add_copies) make_dense(rw, node, kernel, in);
-            emit(rw, node, in, out);
+            kin_rewriter_emit(rw, node, in, out);
         } else if (node->op->lower && !rw->add_copies) {
             lower(rw, node, why, in, out);
         } else if (rw->allow_reference && node->op->reference) {
             kin_node on_host = *node;
             on_host.why = why;
-            emit(rw, &on_host, in, out);
+            kin_rewriter_emit(rw, &on_host, in, out);
         } else {
             kin_graph_set_path(rw->target, node->path);
             kin_graph_fail(rw->target, KIN_UNSUPPORTED,
-                           "\"%s\" cannot run on %s: %s, and it cannot be lowered",
-                           node->op->name, rw->device->info.name, why ? why : "no kernel");
+                           "\"%s\" cannot run on %s: %s, and it cannot be lowered", node->op->name,
+                           rw->device->info.name, why ? why : "no kernel");
         }
     }
     for (int j = 0; j < node->out_count; j++) rw->map[node->out[j]] = out[j].id;
@@ -213,28 +214,29 @@ static void rewrite_node(rewriter *rw, const kin_node *node) {
 }
 
 /* Carries over what is not in the nodes: marks of gradients, and the outputs. */
-static void finish(rewriter *rw) {
+static void finish(kin_rewriter *rw) {
     kin_graph *source = rw->source, *target = rw->target;
     target->segment_count = source->segment_count;
     target->segment = -1;
+    target->again = target->in_backward = false;
     target->origin = NULL;
     target->why = rw->add_copies ? "an output that is a view of another tensor" : NULL;
+    target->fused = NULL;
     target->is_copy = rw->add_copies;
     kin_graph_set_path(target, "");
     for (int32_t i = 1; i < source->value_count; i++)
         if (rw->map[i] && source->values[i].is_gradient)
             target->values[target->values[rw->map[i]].base].is_gradient = true;
     for (int32_t i = 0; i < source->output_count; i++) {
-        kin_tensor value = map_source(rw, source->outputs[i].value);
+        kin_tensor value = kin_rewriter_map(rw, source->outputs[i].value);
         if (rw->add_copies && !kin_desc_is_dense(kin_tensor_desc(target, value)))
             value = kin_append1(target, kin_op_with_role(KIN_OP_ROLE_COPY), NULL, &value, 1);
         kin_output(target, source->outputs[i].name, value);
     }
 }
 
-/* One pass over all nodes; `visit` is called for each live one in order. */
-static kin_status run_pass(rewriter *rw, kin_graph *source,
-                           void (*visit)(rewriter *, int32_t index), kin_graph **out_graph) {
+kin_status kin_rewriter_run(kin_rewriter *rw, kin_graph *source,
+                            void (*visit)(kin_rewriter *rw, int32_t node), kin_graph **out_graph) {
     *out_graph = NULL;
     kin_context *context = source->context;
     kin_status status = kin_graph_create(context, &rw->target);
@@ -259,125 +261,37 @@ static kin_status run_pass(rewriter *rw, kin_graph *source,
     return status;
 }
 
-static void visit_for_device(rewriter *rw, int32_t index) {
+static void visit_for_device(kin_rewriter *rw, int32_t index) {
     kin_node node = rw->source->nodes[index];
     rewrite_node(rw, &node);
 }
 
-/* Recomputation. The first backward node that reads a value from inside segment s (other than what
- * later forward nodes read, which is kept anyway) is preceded by clones of the segment's nodes; from
- * then on backward nodes read the clones. */
-typedef struct recompute {
-    rewriter rw;       /* first, so that a rewriter is a recompute */
-    int recomputed;    /* segments 0 .. recomputed-1 */
-    int32_t *clone;    /* source value -> clone in the target, 0: none */
-    bool *kept;        /* source values read by forward nodes of other segments */
-    bool *cloned;      /* segments done */
-} recompute;
-
-static bool inside(const recompute *re, int32_t value) {
-    const kin_graph *source = re->rw.source;
-    int32_t producer = source->values[value].node;
-    if (producer < 0) return false;
-    const kin_node *node = &source->nodes[producer];
-    return !node->backward && node->segment >= 0 && node->segment < re->recomputed &&
-           !re->kept[value];
-}
-
-static void clone_segment(recompute *re, int32_t segment) {
-    rewriter *rw = &re->rw;
-    for (int32_t n = 0; n < rw->source->node_count; n++) {
-        kin_node node = rw->source->nodes[n];
-        if (node.segment != segment || node.backward || !rw->live[n]) continue;
-        kin_tensor *in = kin_calloc(rw->source->context, (size_t)node.in_count + 1, sizeof *in);
-        kin_tensor out[KIN_MAX_OUTPUTS] = {{0}};
-        if (!in) {
-            kin_graph_fail(rw->target, KIN_OUT_OF_MEMORY, "no host memory for the plan");
-            return;
-        }
-        for (int i = 0; i < node.in_count; i++) {
-            int32_t id = node.in[i];
-            in[i] = re->clone[id] ? (kin_tensor){re->clone[id]} : map_source(rw, id);
-        }
-        node.backward = true;
-        node.segment = -1;
-        emit(rw, &node, in, out);
-        for (int j = 0; j < node.out_count; j++)
-            if (!re->kept[node.out[j]]) re->clone[node.out[j]] = out[j].id;
-        kin_free(rw->source->context, in);
-    }
-    re->cloned[segment] = true;
-}
-
-static void visit_recompute(rewriter *rw, int32_t index) {
-    recompute *re = (recompute *)rw;
-    kin_node node = rw->source->nodes[index];
-    kin_tensor *in = kin_calloc(rw->source->context, (size_t)node.in_count + 1, sizeof *in);
-    kin_tensor out[KIN_MAX_OUTPUTS] = {{0}};
-    if (!in) {
-        kin_graph_fail(rw->target, KIN_OUT_OF_MEMORY, "no host memory for the plan");
-        return;
-    }
-    for (int i = 0; i < node.in_count; i++) {
-        int32_t id = node.in[i];
-        if (node.backward && id && inside(re, id)) {
-            int32_t segment = rw->source->nodes[rw->source->values[id].node].segment;
-            if (!re->cloned[segment]) clone_segment(re, segment);
-            in[i].id = re->clone[id];
-        } else {
-            in[i] = map_source(rw, id);
-        }
-    }
-    emit(rw, &node, in, out);
-    for (int j = 0; j < node.out_count; j++) rw->map[node.out[j]] = out[j].id;
-    kin_free(rw->source->context, in);
-}
-
-static kin_status recompute_pass(kin_graph *source, const kin_device *device, int recomputed,
-                                 kin_rewrite_counts *counts, kin_graph **out_graph) {
-    kin_context *context = source->context;
-    recompute re = {.rw = {.device = device, .counts = counts}, .recomputed = recomputed};
-    re.clone = kin_calloc(context, (size_t)source->value_count, sizeof *re.clone);
-    re.kept = kin_calloc(context, (size_t)source->value_count, sizeof *re.kept);
-    re.cloned = kin_calloc(context, (size_t)source->segment_count + 1, sizeof *re.cloned);
-    kin_status status = KIN_OUT_OF_MEMORY;
-    *out_graph = NULL;
-    if (re.clone && re.kept && re.cloned) {
-        for (int32_t n = 0; n < source->node_count; n++) {
-            const kin_node *node = &source->nodes[n];
-            for (int i = 0; !node->backward && i < node->in_count; i++) {
-                int32_t producer = source->values[node->in[i]].node;
-                if (producer >= 0 && source->nodes[producer].segment != node->segment)
-                    re.kept[node->in[i]] = true;
-            }
-        }
-        for (int32_t i = 0; i < source->output_count; i++)
-            re.kept[source->outputs[i].value] = true;
-        status = run_pass(&re.rw, source, visit_recompute, out_graph);
-    }
-    kin_free(context, re.clone);
-    kin_free(context, re.kept);
-    kin_free(context, re.cloned);
-    return status;
-}
-
-kin_status kin_graph_rewrite(kin_graph *graph, const kin_device *device, int recomputed,
-                             bool allow_reference, kin_graph **out_graph,
+kin_status kin_graph_rewrite(kin_graph *graph, const kin_device *device,
+                             const kin_rewrite_options *options, kin_graph **out_graph,
                              kin_rewrite_counts *out_counts) {
     enum { MAX_PASSES = 16 };
     kin_graph *current = graph;
     *out_counts = (kin_rewrite_counts){0};
     *out_graph = NULL;
     kin_status status = kin_graph_status(graph);
-    if (status == KIN_OK && recomputed > 0)
-        status = recompute_pass(graph, device, recomputed, out_counts, &current);
+    if (status == KIN_OK && options->segments)
+        status = kin_graph_recompute(graph, device, options->products, out_counts, &current);
+    if (status == KIN_OK && options->cheap) {
+        kin_graph *kept = current;
+        status = kin_graph_recompute_cheap(kept, device, out_counts, &current);
+        if (kept != graph) kin_graph_destroy(kept);
+    }
+    if (status == KIN_OK) {
+        kin_graph *separate = current;
+        status = kin_graph_fuse(separate, device, out_counts, &current);
+        if (separate != graph && separate != current) kin_graph_destroy(separate);
+    }
     for (int pass = 0; status == KIN_OK; pass++) {
-        rewriter rw = {.device = device,
-                       .allow_reference = allow_reference,
-                       .counts = out_counts};
+        kin_rewriter rw = {
+            .device = device, .allow_reference = options->allow_reference, .counts = out_counts};
         kin_graph *next = NULL;
         status = pass < MAX_PASSES
-                     ? run_pass(&rw, current, visit_for_device, &next)
+                     ? kin_rewriter_run(&rw, current, visit_for_device, &next)
                      : kin_fail(graph->context, KIN_INVALID,
                                 "lowering does not end: some op is lowered to itself");
         if (current != graph) kin_graph_destroy(current);
@@ -385,11 +299,11 @@ kin_status kin_graph_rewrite(kin_graph *graph, const kin_device *device, int rec
         if (status == KIN_OK && rw.lowered == 0) break;
     }
     if (status == KIN_OK) {
-        rewriter rw = {.device = device,
-                       .allow_reference = allow_reference,
-                       .add_copies = true,
-                       .counts = out_counts};
-        status = run_pass(&rw, current, visit_for_device, out_graph);
+        kin_rewriter rw = {.device = device,
+                           .allow_reference = options->allow_reference,
+                           .add_copies = true,
+                           .counts = out_counts};
+        status = kin_rewriter_run(&rw, current, visit_for_device, out_graph);
         kin_graph_destroy(current);
     }
     return status;

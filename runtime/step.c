@@ -1,4 +1,5 @@
 /* Step mode: each node runs as it is appended, in a buffer of its own for every value. */
+#include "runtime/collective_internal.h"
 #include "runtime/device.h"
 #include "runtime/graph_internal.h"
 
@@ -42,13 +43,12 @@ static kin_status give_buffer(kin_graph *graph, int32_t value) {
         kin_buffer **larger =
             kin_realloc(graph->context, step->buffers, (size_t)wanted * sizeof *larger);
         if (!larger) return KIN_OUT_OF_MEMORY;
-        memset(larger + step->capacity, 0,
-               (size_t)(wanted - step->capacity) * sizeof *larger);
+        memset(larger + step->capacity, 0, (size_t)(wanted - step->capacity) * sizeof *larger);
         step->buffers = larger;
         step->capacity = wanted;
     }
-    return kin_device_allocate(
-        step->device, kin_desc_bytes(&graph->values[value].desc), &step->buffers[value]);
+    return kin_device_allocate(step->device, kin_desc_bytes(&graph->values[value].desc),
+                               &step->buffers[value]);
 }
 
 kin_status kin_step_add_source(kin_graph *graph, int32_t id) {
@@ -83,24 +83,33 @@ static bool append_lowered(kin_graph *graph, const kin_infer *infer, const kin_t
     return graph->status == KIN_OK;
 }
 
-static kin_status execute(kin_device *device, const kin_kernel *kernel, kin_call *call) {
+static kin_status run_list(kin_device *device, const kin_kernel *kernel, const kin_call *call) {
     const kin_backend *backend = device->backend;
     kin_commands *commands = NULL;
-    call->scratch_size = kernel->scratch ? kernel->scratch(device, call) : 0;
-    kin_status status = KIN_OK;
-    if (call->scratch_size) status = kin_device_allocate(device, call->scratch_size, &call->scratch);
-    if (status == KIN_OK) {
-        status = backend->begin(device, &commands);
-        if (status != KIN_OK) commands = NULL; /* whatever the backend left there */
-    }
-    if (status == KIN_OK)
+    kin_status status = backend->begin(device, &commands);
+    if (status != KIN_OK) return status; /* commands: whatever the backend left there */
+    if (kin_kernel_is_collective(kernel)) status = kin_collective_record(device, commands, call, 1);
+    else
         status = backend->compile ? backend->compile(device, commands, &kernel, call, 1)
                                   : backend->record(device, commands, kernel, call);
     if (status == KIN_OK) status = backend->end(device, commands);
     if (status == KIN_OK) status = backend->submit(device, commands);
     if (status == KIN_OK) status = backend->wait(device);
-    if (commands) backend->discard(device, commands);
-    if (call->scratch) backend->release(device, call->scratch);
+    backend->discard(device, commands);
+    return status;
+}
+
+static kin_status execute(kin_device *device, const kin_kernel *kernel, kin_call *call) {
+    kin_status status = KIN_OK;
+    if (kin_kernel_is_collective(kernel) && !kin_group_is_on_device(device->group)) {
+        status = kin_collective_add(device, call);
+        return status == KIN_OK ? kin_collective_finish(device) : status;
+    }
+    call->scratch_size = kernel->scratch ? kernel->scratch(device, call) : 0;
+    if (call->scratch_size)
+        status = kin_device_allocate(device, call->scratch_size, &call->scratch);
+    if (status == KIN_OK) status = run_list(device, kernel, call);
+    if (call->scratch) device->backend->release(device, call->scratch);
     call->scratch = NULL;
     return status;
 }
@@ -148,8 +157,8 @@ static const kin_kernel *choose(kin_graph *graph, const kin_infer *infer, kin_te
 
 /* Adds the node, gives its outputs memory and runs it. */
 static bool run_node(kin_graph *graph, const kin_infer *infer, const kin_tensor *in,
-                     const kin_kernel *kernel, kin_operand *operands, kin_call *call,
-                     int32_t *ids, kin_tensor *out_tensors) {
+                     const kin_kernel *kernel, kin_operand *operands, kin_call *call, int32_t *ids,
+                     kin_tensor *out_tensors) {
     kin_device *device = graph->step->device;
     for (int i = 0; i < infer->in_count; i++) ids[i] = in[i].id;
     if (!kin_graph_add_node(graph, infer, ids, out_tensors)) return false;
@@ -161,8 +170,7 @@ static bool run_node(kin_graph *graph, const kin_infer *infer, const kin_tensor 
     }
     if (status == KIN_OK) status = execute(device, kernel, call);
     if (status != KIN_OK)
-        kin_graph_fail(graph, status, "%s: %s", infer->op->name,
-                       kin_context_error(graph->context));
+        kin_graph_fail(graph, status, "%s: %s", infer->op->name, kin_context_error(graph->context));
     return status == KIN_OK;
 }
 
@@ -171,8 +179,7 @@ bool kin_step_append(kin_graph *graph, const kin_infer *infer, const kin_tensor 
     size_t count = (size_t)infer->in_count + 1;
     kin_tensor *in = kin_alloc(graph->context, count * sizeof *in);
     int32_t *ids = kin_alloc(graph->context, count * sizeof *ids);
-    kin_operand *operands =
-        kin_calloc(graph->context, count + KIN_MAX_OUTPUTS, sizeof *operands);
+    kin_operand *operands = kin_calloc(graph->context, count + KIN_MAX_OUTPUTS, sizeof *operands);
     bool done = false;
     if (!in || !ids || !operands) {
         kin_graph_fail(graph, KIN_OUT_OF_MEMORY, "no host memory for the graph");

@@ -7,8 +7,14 @@
 #include <math.h>
 #include <string.h>
 
+/* Where a device rounds sizes up, tensors share buffers of about this size. */
+enum { SHARED_BUFFER = 1 << 28 };
+
 struct kin_store {
     kin_device *device;
+    kin_buffer **buffers;
+    size_t buffer_count, buffer_capacity;
+    size_t allocated;
     kin_store_entry *entries;
     size_t count, capacity;
     size_t *table; /* hash -> 1 + index; 0: empty; twice the capacity, a power of two */
@@ -32,10 +38,10 @@ kin_status kin_store_create(kin_device *device, kin_store **out_store) {
 void kin_store_free(kin_store *store) {
     if (!store) return;
     kin_context *context = store->device->context;
-    for (size_t i = 0; i < store->count; i++) {
-        store->device->backend->release(store->device, store->entries[i].buffer);
-        kin_free(context, store->entries[i].name);
-    }
+    for (size_t i = 0; i < store->count; i++) kin_free(context, store->entries[i].name);
+    for (size_t i = 0; i < store->buffer_count; i++)
+        store->device->backend->release(store->device, store->buffers[i]);
+    kin_free(context, store->buffers);
     kin_free(context, store->entries);
     kin_free(context, store->table);
     kin_free(context, store);
@@ -69,6 +75,10 @@ size_t kin_store_bytes(const kin_store *store) {
     return bytes;
 }
 
+size_t kin_store_allocated(const kin_store *store) {
+    return store->allocated;
+}
+
 static void enter(kin_store *store, size_t index) {
     size_t mask = store->table_size - 1;
     size_t slot = hash_name(store->entries[index].name) & mask;
@@ -96,19 +106,71 @@ static kin_status reserve(kin_store *store) {
     return KIN_OK;
 }
 
-static kin_status add_entry(kin_store *store, const char *name, kin_variable_kind kind,
-                            const kin_desc *desc, kin_store_entry **out_entry) {
+/* What is free of a buffer for tensors to come. */
+typedef struct room {
+    kin_buffer *buffer;
+    size_t used, size;
+} room;
+
+static size_t aligned(const kin_device *device, size_t size) {
+    size_t alignment = device->info.alignment ? device->info.alignment : 64;
+    return (size + alignment - 1) / alignment * alignment;
+}
+
+/* Bytes of a buffer for the variables from `first` on that the store lacks: for one, or as many as
+ * a shared buffer takes. */
+static size_t buffer_size(kin_store *store, const kin_graph *graph, int32_t first) {
+    const kin_device *device = store->device;
+    size_t size = kin_desc_bytes(&graph->values[graph->variables[first].value].desc);
+    size_t most = SHARED_BUFFER;
+    if (!device->info.granularity) return size;
+    if (device->info.max_allocation && device->info.max_allocation < most)
+        most = (size_t)device->info.max_allocation;
+    for (int32_t i = first + 1; i < graph->variable_count; i++) {
+        size_t bytes = kin_desc_bytes(&graph->values[graph->variables[i].value].desc);
+        if (kin_store_find(store, graph->variables[i].name)) continue;
+        if (bytes > most || aligned(device, size) > most - bytes) break;
+        size = aligned(device, size) + bytes;
+    }
+    return size;
+}
+
+static kin_status add_buffer(kin_store *store, size_t size, room *out_room) {
     kin_device *device = store->device;
+    if (store->buffer_count == store->buffer_capacity) {
+        size_t capacity = store->buffer_capacity ? 2 * store->buffer_capacity : 64;
+        kin_buffer **buffers =
+            kin_realloc(device->context, store->buffers, capacity * sizeof *buffers);
+        if (!buffers) return KIN_OUT_OF_MEMORY;
+        store->buffers = buffers;
+        store->buffer_capacity = capacity;
+    }
+    *out_room = (room){.size = size};
+    kin_status status = kin_device_allocate(device, size, &out_room->buffer);
+    if (status != KIN_OK) return status;
+    store->buffers[store->buffer_count++] = out_room->buffer;
+    store->allocated += size;
+    return KIN_OK;
+}
+
+/* Adds variable `index` of the graph; `left` is the room that the one before left. */
+static kin_status add_entry(kin_store *store, const kin_graph *graph, int32_t index, room *left,
+                            kin_store_entry **out_entry) {
+    kin_device *device = store->device;
+    const kin_value *variable = &graph->values[graph->variables[index].value];
+    size_t bytes = kin_desc_bytes(&variable->desc), at = aligned(device, left->used);
     kin_status status = reserve(store);
     if (status != KIN_OK) return status;
-    kin_store_entry entry = {.kind = kind, .desc = *desc};
-    entry.name = kin_strdup(device->context, name);
-    if (!entry.name) return KIN_OUT_OF_MEMORY;
-    status = kin_device_allocate(device, kin_desc_bytes(desc), &entry.buffer);
-    if (status != KIN_OK) {
-        kin_free(device->context, entry.name);
-        return kin_fail_in(device->context, status, "\"%s\"", name);
+    if (!left->buffer || at > left->size || bytes > left->size - at) {
+        status = add_buffer(store, buffer_size(store, graph, index), left);
+        if (status != KIN_OK) return kin_fail_in(device->context, status, "\"%s\"", variable->name);
+        at = 0;
     }
+    kin_store_entry entry = {
+        .kind = variable->kind, .desc = variable->desc, .buffer = left->buffer, .offset = at};
+    entry.name = kin_strdup(device->context, variable->name);
+    if (!entry.name) return KIN_OUT_OF_MEMORY;
+    left->used = at + bytes;
     store->entries[store->count] = entry;
     enter(store, store->count);
     *out_entry = &store->entries[store->count++];
@@ -158,7 +220,7 @@ static kin_status initialise(kin_store *store, const kin_value *variable, kin_st
     kin_device *device = store->device;
     size_t bytes = kin_desc_bytes(&entry->desc);
     if (variable->init.kind == KIN_INIT_ZERO)
-        return device->backend->fill(device, entry->buffer, 0, bytes, 0);
+        return device->backend->fill(device, entry->buffer, entry->offset, bytes, 0);
     int64_t count = kin_desc_count(&entry->desc);
     float *data = kin_alloc(device->context, (size_t)count * sizeof *data);
     if (!data) return KIN_OUT_OF_MEMORY;
@@ -172,6 +234,7 @@ static kin_status initialise(kin_store *store, const kin_value *variable, kin_st
 /* seed NULL: only states start with something. */
 static kin_status add_variables(kin_store *store, const kin_graph *graph, const uint64_t *seed) {
     kin_context *context = store->device->context;
+    room left = {.buffer = NULL};
     for (int32_t i = 0; i < graph->variable_count; i++) {
         const kin_value *variable = &graph->values[graph->variables[i].value];
         kin_store_entry *entry = kin_store_find(store, variable->name);
@@ -187,8 +250,7 @@ static kin_status add_variables(kin_store *store, const kin_graph *graph, const 
                             kin_desc_shape_text(&variable->desc, want, sizeof want),
                             kin_dtype_name(variable->desc.dtype));
         }
-        kin_status status =
-            add_entry(store, variable->name, variable->kind, &variable->desc, &entry);
+        kin_status status = add_entry(store, graph, i, &left, &entry);
         if (status == KIN_OK && (seed || variable->kind == KIN_VARIABLE_STATE))
             status = initialise(store, variable, entry, seed ? *seed : 0);
         if (status != KIN_OK) return status;
@@ -217,12 +279,12 @@ kin_status kin_store_write(kin_store *store, const char *name, kin_dtype dtype, 
     if (status != KIN_OK) return status;
     size_t bytes = kin_desc_bytes(&entry->desc);
     if (dtype == entry->desc.dtype) {
-        status = device->backend->upload(device, data, entry->buffer, 0, bytes);
+        status = device->backend->upload(device, data, entry->buffer, entry->offset, bytes);
     } else {
         void *converted = kin_alloc(device->context, bytes);
         if (!converted) return KIN_OUT_OF_MEMORY;
         kin_convert(data, dtype, converted, entry->desc.dtype, kin_desc_count(&entry->desc));
-        status = device->backend->upload(device, converted, entry->buffer, 0, bytes);
+        status = device->backend->upload(device, converted, entry->buffer, entry->offset, bytes);
         kin_free(device->context, converted);
     }
     if (status == KIN_OK) entry->loaded = true;
@@ -236,10 +298,10 @@ kin_status kin_store_read(kin_store *store, const char *name, kin_dtype dtype, v
     if (status != KIN_OK) return status;
     size_t bytes = kin_desc_bytes(&entry->desc);
     if (dtype == entry->desc.dtype)
-        return device->backend->download(device, entry->buffer, 0, data, bytes);
+        return device->backend->download(device, entry->buffer, entry->offset, data, bytes);
     void *raw = kin_alloc(device->context, bytes);
     if (!raw) return KIN_OUT_OF_MEMORY;
-    status = device->backend->download(device, entry->buffer, 0, raw, bytes);
+    status = device->backend->download(device, entry->buffer, entry->offset, raw, bytes);
     if (status == KIN_OK)
         kin_convert(raw, entry->desc.dtype, data, dtype, kin_desc_count(&entry->desc));
     kin_free(device->context, raw);
@@ -254,8 +316,8 @@ kin_status kin_store_copy(kin_store *store, const char *source, const char *targ
     if (from->desc.dtype != to->desc.dtype || !kin_desc_same_shape(&from->desc, &to->desc))
         return kin_fail(store->device->context, KIN_INVALID,
                         "\"%s\" and \"%s\" differ in shape or dtype", source, target);
-    status = store->device->backend->copy(store->device, from->buffer, 0, to->buffer, 0,
-                                          kin_desc_bytes(&from->desc));
+    status = store->device->backend->copy(store->device, from->buffer, from->offset, to->buffer,
+                                          to->offset, kin_desc_bytes(&from->desc));
     if (status == KIN_OK) to->loaded = from->loaded;
     return status;
 }

@@ -13,12 +13,13 @@ extern "C" {
 
 typedef struct kin_store kin_store;
 
-/* One tensor of a store. The buffer belongs to the store. */
+/* One tensor of a store. The buffer belongs to the store, and other tensors may lie in it. */
 typedef struct kin_store_entry {
     char *name;
     kin_variable_kind kind;
     kin_desc desc; /* dense */
     kin_buffer *buffer;
+    size_t offset; /* bytes into the buffer */
     bool loaded; /* from a file, or written; false: initialised */
 } kin_store_entry;
 
@@ -30,6 +31,8 @@ KIN_API kin_store_entry *kin_store_at(kin_store *store, size_t index);
 KIN_API kin_store_entry *kin_store_find(kin_store *store, const char *name);
 /* Bytes of all tensors. */
 KIN_API size_t kin_store_bytes(const kin_store *store);
+/* Bytes asked of the device: with what lies between tensors of one buffer. */
+KIN_API size_t kin_store_allocated(const kin_store *store);
 
 /* Adds every variable of the graph that the store lacks, initialised as the graph says: from Philox
  * keyed by (seed, name), so that neither order nor device matters. A variable that is there with
