@@ -3,6 +3,7 @@
 
 #include "ops/elementwise.h"
 #include "ops/layout.h"
+#include "ops/matmul_fused.h"
 #include "ops/reduce.h"
 #include "ops/views.h"
 #include "ops/walk.h"
@@ -170,6 +171,7 @@ const kin_op kin_op_matmul = {
     .cost = matmul_cost,
     .cases = matmul_cases,
     .case_count = COUNT(matmul_cases),
+    .absorb = kin_product_absorb,
 };
 
 kin_tensor kin_matmul(kin_graph *graph, kin_tensor a, kin_tensor b) {
@@ -321,6 +323,7 @@ const kin_op kin_op_linear = {
     .cost = linear_cost,
     .cases = linear_cases,
     .case_count = COUNT(linear_cases),
+    .absorb = kin_product_absorb,
 };
 
 kin_tensor kin_linear(kin_graph *graph, kin_tensor x, kin_tensor w, kin_tensor bias) {

@@ -151,40 +151,48 @@ static bool is_below_one(double beta) {
     return beta >= 0 && beta < 1;
 }
 
-static kin_status infer_adamw(kin_infer *infer) {
-    const kin_adamw_attrs *attrs = infer->attrs;
-    kin_status status = kin_infer_inputs(infer, 7, 7);
-    for (int i = 0; i < 4 && status == KIN_OK; i++) {
+/* p, gradient and `states` states of one shape, then lr, step and scale. */
+static kin_status check_step(kin_infer *infer, int states, const kin_adamw_attrs *attrs) {
+    const int lr = 2 + states;
+    kin_status status = kin_infer_inputs(infer, lr + 3, lr + 3);
+    for (int i = 0; i < lr && status == KIN_OK; i++) {
         status = kin_infer_float(infer, i);
         if (status == KIN_OK && i > 0) status = kin_infer_same_shape(infer, 0, i);
     }
-    if (status == KIN_OK) status = check_scalar(infer, 4, KIN_F32);
-    if (status == KIN_OK) status = check_scalar(infer, 5, KIN_I64);
-    if (status == KIN_OK && infer->in[6]) status = check_scalar(infer, 6, KIN_F32);
+    if (status == KIN_OK) status = check_scalar(infer, lr, KIN_F32);
+    if (status == KIN_OK) status = check_scalar(infer, lr + 1, KIN_I64);
+    if (status == KIN_OK && infer->in[lr + 2]) status = check_scalar(infer, lr + 2, KIN_F32);
     if (status != KIN_OK) return status;
     if (!is_below_one(attrs->beta1) || !is_below_one(attrs->beta2) || !(attrs->eps >= 0) ||
         !(attrs->weight_decay >= 0))
         return kin_infer_fail(infer,
                               "needs betas in [0, 1), and eps and weight decay not negative");
-    static const int targets[] = {0, 2, 3};
-    for (int j = 0; j < 3; j++) kin_infer_like(infer, j, targets[j], infer->in[targets[j]]->dtype);
+    for (int j = 0; j <= states; j++) {
+        const int target = j == 0 ? 0 : j + 1;
+        kin_infer_like(infer, j, target, infer->in[target]->dtype);
+    }
     return KIN_OK;
+}
+
+static kin_status infer_adamw(kin_infer *infer) {
+    return check_step(infer, 2, infer->attrs);
 }
 
 static bool skips(const double *scale) {
     return scale && (scale[0] == 0 || !isfinite(scale[0]));
 }
 
-static void reference_adamw(const kin_reference *call) {
-    const kin_adamw_attrs *a = call->attrs;
-    double lr = call->in[4][0], scale = call->in[6] ? call->in[6][0] : 1;
-    double correction1 = 1 - pow(a->beta1, call->in[5][0]);
-    double correction2 = 1 - pow(a->beta2, call->in[5][0]);
+/* lr, step and scale are inputs lr_at and the two behind it. */
+static void reference_step(const kin_reference *call, const kin_adamw_attrs *a, int lr_at) {
+    const double *const *scalars = call->in + lr_at;
+    double lr = scalars[0][0], scale = scalars[2] ? scalars[2][0] : 1;
+    double correction1 = 1 - pow(a->beta1, scalars[1][0]);
+    double correction2 = 1 - pow(a->beta2, scalars[1][0]);
     int64_t count = kin_desc_count(&call->in_desc[0]);
     for (int64_t i = 0; i < count; i++) {
         double p = call->in[0][i], m = call->in[2][i], v = call->in[3][i];
         double g = call->in[1][i] * scale;
-        if (!skips(call->in[6])) {
+        if (!skips(scalars[2])) {
             p *= 1 - lr * a->weight_decay;
             m = a->beta1 * m + (1 - a->beta1) * g;
             v = a->beta2 * v + (1 - a->beta2) * g * g;
@@ -194,6 +202,10 @@ static void reference_adamw(const kin_reference *call) {
         call->out[1][i] = m;
         call->out[2][i] = v;
     }
+}
+
+static void reference_adamw(const kin_reference *call) {
+    reference_step(call, call->attrs, 4);
 }
 
 static void cost_adamw(const kin_cost_call *call, kin_cost *cost) {
@@ -248,6 +260,14 @@ const kin_op kin_op_adamw = {
 
 /* ---- ema ----------------------------------------------------------------------------------- */
 
+static bool is_decay(double decay) {
+    return decay >= 0 && decay <= 1;
+}
+
+static kin_status fail_decay(kin_infer *infer, double decay) {
+    return kin_infer_fail(infer, "the decay must be within [0, 1], not %g", decay);
+}
+
 static kin_status infer_ema(kin_infer *infer) {
     const kin_ema_attrs *attrs = infer->attrs;
     kin_status status = kin_infer_inputs(infer, 3, 3);
@@ -256,8 +276,7 @@ static kin_status infer_ema(kin_infer *infer) {
     if (status == KIN_OK) status = kin_infer_same_shape(infer, 0, 1);
     if (status == KIN_OK && infer->in[2]) status = check_scalar(infer, 2, KIN_F32);
     if (status != KIN_OK) return status;
-    if (!(attrs->decay >= 0 && attrs->decay <= 1))
-        return kin_infer_fail(infer, "the decay must be within [0, 1], not %g", attrs->decay);
+    if (!is_decay(attrs->decay)) return fail_decay(infer, attrs->decay);
     kin_infer_like(infer, 0, 0, infer->in[0]->dtype);
     return KIN_OK;
 }
@@ -312,6 +331,86 @@ const kin_op kin_op_ema = {
     .reference = reference_ema,
     .cost = cost_ema,
     CASES(ema_cases),
+};
+
+/* ---- adamw_ema: both in one pass over memory ------------------------------------------------ */
+
+static kin_status infer_adamw_ema(kin_infer *infer) {
+    const kin_adamw_ema_attrs *attrs = infer->attrs;
+    kin_status status = check_step(infer, 3, &attrs->adamw);
+    if (status == KIN_OK && !is_decay(attrs->decay)) status = fail_decay(infer, attrs->decay);
+    return status;
+}
+
+static void reference_adamw_ema(const kin_reference *call) {
+    const kin_adamw_ema_attrs *attrs = call->attrs;
+    double decay = skips(call->in[7]) ? 1 : attrs->decay;
+    int64_t count = kin_desc_count(&call->in_desc[0]);
+    reference_step(call, &attrs->adamw, 5);
+    for (int64_t i = 0; i < count; i++)
+        call->out[3][i] = decay * call->in[4][i] + (1 - decay) * call->out[0][i];
+}
+
+static void lower_adamw_ema(kin_lower_call *call) {
+    const kin_adamw_ema_attrs *attrs = call->attrs;
+    const kin_tensor *in = call->in;
+    kin_tensor step[] = {in[0], in[1], in[2], in[3], in[5], in[6], in[7]}, out[KIN_MAX_OUTPUTS];
+    kin_append(call->graph, &kin_op_adamw, &attrs->adamw, step, 7, out);
+    for (int j = 0; j < 3; j++) call->out[j] = out[j];
+    call->out[3] = kin_ema(call->graph, in[4], out[0], attrs->decay, in[7]);
+}
+
+static void cost_adamw_ema(const kin_cost_call *call, kin_cost *cost) {
+    cost->flops = 19 * (double)kin_desc_count(&call->out[0]);
+}
+
+#define ADAMW_EMA(title, attributes, scale, ...)                                                   \
+    {                                                                                              \
+        .name = title, .attrs = &(attributes), .input_count = 8, .inputs = {                       \
+            PLAIN(__VA_ARGS__),                                                                    \
+            IN(__VA_ARGS__),                                                                       \
+            PLAIN(__VA_ARGS__),                                                                    \
+            POSITIVE(0.1, __VA_ARGS__),                                                            \
+            PLAIN(__VA_ARGS__),                                                                    \
+            POSITIVE(1e-2, 0, 0),                                                                  \
+            STEP,                                                                                  \
+            scale                                                                                  \
+        }                                                                                          \
+    }
+
+static const kin_adamw_ema_attrs usual_slow = {{0.9, 0.999, 1e-8, 0.01}, 0.9999},
+                                 plain_half = {{0, 0.95, 1e-6, 0}, 0.5};
+
+static const kin_case adamw_ema_cases[] = {
+    ADAMW_EMA("one number", plain_half, ABSENT, 0, 0),
+    ADAMW_EMA("odd size", usual_slow, ABSENT, 2, 4, 9),
+    ADAMW_EMA("scaled", plain_half, POSITIVE(0.5, 0, 0), 2, 5, 33),
+    ADAMW_EMA("skipped", plain_half, ZERO, 1, 37),
+    ADAMW_EMA("several parts", usual_slow, ABSENT, 2, 41, 1000),
+    {.name = "4608 x 1152",
+     .attrs = &usual_slow,
+     .input_count = 8,
+     .inputs = {PLAIN(2, 4608, 1152), IN(2, 4608, 1152), PLAIN(2, 4608, 1152),
+                POSITIVE(0.1, 2, 4608, 1152), PLAIN(2, 4608, 1152), POSITIVE(1e-2, 0, 0), STEP,
+                ABSENT},
+     .bench = true},
+};
+
+const kin_op kin_op_adamw_ema = {
+    .name = "adamw_ema",
+    .summary =
+        "p, gradient, m, v, average, lr, step, scale -> p, m, v after adamw, and the average "
+        "after ema of that p",
+    .flags = KIN_OP_UPDATE | KIN_OP_COMPOSITE,
+    .attrs_size = sizeof(kin_adamw_ema_attrs),
+    .outputs = 4,
+    .aliases = {1, 3, 4, 5},
+    .optional = 1u << 7,
+    .infer = infer_adamw_ema,
+    .reference = reference_adamw_ema,
+    .lower = lower_adamw_ema,
+    .cost = cost_adamw_ema,
+    CASES(adamw_ema_cases),
 };
 
 /* ---- accumulate and assign ----------------------------------------------------------------- */
@@ -408,6 +507,13 @@ kin_tensor kin_adamw(kin_graph *graph, kin_tensor p, kin_tensor gradient, kin_te
                      const kin_adamw_attrs *attrs) {
     kin_tensor inputs[] = {p, gradient, m, v, lr, step, grad_scale};
     return kin_append1(graph, &kin_op_adamw, attrs, inputs, 7);
+}
+
+kin_tensor kin_adamw_ema(kin_graph *graph, kin_tensor p, kin_tensor gradient, kin_tensor m,
+                         kin_tensor v, kin_tensor average, kin_tensor lr, kin_tensor step,
+                         kin_tensor grad_scale, const kin_adamw_ema_attrs *attrs) {
+    kin_tensor inputs[] = {p, gradient, m, v, average, lr, step, grad_scale};
+    return kin_append1(graph, &kin_op_adamw_ema, attrs, inputs, 8);
 }
 
 kin_tensor kin_ema(kin_graph *graph, kin_tensor average, kin_tensor p, double decay,

@@ -14,6 +14,7 @@ extern const kin_op kin_op_global_norm;
 extern const kin_op kin_op_clip_scale;
 extern const kin_op kin_op_adamw;
 extern const kin_op kin_op_ema;
+extern const kin_op kin_op_adamw_ema;
 extern const kin_op kin_op_accumulate;
 extern const kin_op kin_op_assign;
 
@@ -35,6 +36,11 @@ KIN_API kin_tensor kin_adamw(kin_graph *graph, kin_tensor p, kin_tensor gradient
 /* average = decay * average + (1 - decay) * p; scale as in kin_adamw: 0 skips, KIN_NONE never. */
 KIN_API kin_tensor kin_ema(kin_graph *graph, kin_tensor average, kin_tensor p, double decay,
                            kin_tensor scale);
+/* kin_adamw, and kin_ema of p after it, in one pass over memory where the device has one; with the
+ * same scale for both. Returns p after the step. */
+KIN_API kin_tensor kin_adamw_ema(kin_graph *graph, kin_tensor p, kin_tensor gradient, kin_tensor m,
+                                 kin_tensor v, kin_tensor average, kin_tensor lr, kin_tensor step,
+                                 kin_tensor grad_scale, const kin_adamw_ema_attrs *attrs);
 /* sum += x */
 KIN_API kin_tensor kin_accumulate(kin_graph *graph, kin_tensor sum, kin_tensor x);
 /* target = x */

@@ -10,6 +10,11 @@ typedef struct kin_ema_attrs {
     double decay;
 } kin_ema_attrs;
 
+typedef struct kin_adamw_ema_attrs {
+    kin_adamw_attrs adamw;
+    double decay;
+} kin_adamw_ema_attrs;
+
 typedef struct kin_clip_scale_attrs {
     double max_norm;
 } kin_clip_scale_attrs;

@@ -4,7 +4,10 @@
 #include <math.h>
 
 #include "ops/elementwise.h"
+#include "ops/layout.h"
 #include "ops/views.h"
+
+#include <string.h>
 
 /* ---- shape rule and references ------------------------------------------------------------- */
 
@@ -31,6 +34,19 @@ static kin_status infer(kin_infer *call) {
     return KIN_OK;
 }
 
+static kin_status infer_sum_cast(kin_infer *call) {
+    const kin_sum_cast_attrs *attrs = call->attrs;
+    kin_infer sum = *call;
+    sum.attrs = &attrs->sum;
+    kin_status status = infer(&sum);
+    if (status != KIN_OK) return status;
+    if (attrs->dtype != KIN_F32 && attrs->dtype != KIN_F16 && attrs->dtype != KIN_BF16)
+        return kin_infer_fail(call, "the result must be f32, f16 or bf16");
+    call->out[0] = sum.out[0];
+    call->out[0].dtype = (kin_dtype)attrs->dtype;
+    return KIN_OK;
+}
+
 /* Where element `index` of x goes in the result. */
 static int64_t target_of(const kin_reduce_attrs *attrs, const kin_desc *x, int64_t index) {
     int64_t target = 0, stride = 1;
@@ -49,6 +65,13 @@ static void reference_sum(const kin_reference *call) {
     for (int64_t i = 0; i < results; i++) call->out[0][i] = 0;
     for (int64_t i = 0; i < count; i++)
         call->out[0][target_of(call->attrs, &call->in_desc[0], i)] += call->in[0][i];
+}
+
+static void reference_sum_cast(const kin_reference *call) {
+    const kin_sum_cast_attrs *attrs = call->attrs;
+    kin_reference sum = *call;
+    sum.attrs = &attrs->sum;
+    reference_sum(&sum);
 }
 
 static void reference_mean(const kin_reference *call) {
@@ -89,6 +112,33 @@ static double terms_of(kin_graph *graph, kin_tensor x, const kin_reduce_attrs *a
 
 static void gradient_sum(kin_gradient_call *call) {
     call->in_grad[0] = spread(call, call->out_grad[0]);
+}
+
+static void gradient_sum_cast(kin_gradient_call *call) {
+    const kin_sum_cast_attrs *attrs = call->attrs;
+    kin_gradient_call sum = *call;
+    kin_tensor dy =
+        kin_cast(call->graph, call->out_grad[0], kin_dtype_of(call->graph, call->in[0]));
+    sum.attrs = &attrs->sum;
+    call->in_grad[0] = spread(&sum, dy);
+}
+
+static void lower_sum_cast(kin_lower_call *call) {
+    const kin_sum_cast_attrs *attrs = call->attrs;
+    kin_tensor sum = kin_sum(call->graph, call->in[0], attrs->sum.axes, attrs->sum.keep != 0);
+    call->out[0] = kin_cast(call->graph, sum, (kin_dtype)attrs->dtype);
+}
+
+/* A sum, and a cast to a type that has room for more digits than that of the terms. */
+static bool absorb_sum(kin_absorb_call *call) {
+    kin_sum_cast_attrs attrs = {.dtype = call->reader_out.dtype};
+    if (call->reader != &kin_op_cast || attrs.dtype != KIN_F32) return false;
+    attrs.sum = *(const kin_reduce_attrs *)call->attrs;
+    call->out_op = &kin_op_sum_cast;
+    call->out_in_count = 1;
+    call->out_in[0] = 0;
+    memcpy(call->out_attrs, &attrs, sizeof attrs);
+    return true;
 }
 
 static void gradient_mean(kin_gradient_call *call) {
@@ -155,6 +205,17 @@ static const kin_reduce_attrs image = {13, 0}, odd_axes = {0x15, 1};
 
 static const kin_case cases[] = {REDUCE_CASES};
 
+static const kin_sum_cast_attrs columns_to_f32 = {{1, 0}, KIN_F32};
+static const kin_sum_cast_attrs ends_to_f32 = {{5, 1}, KIN_F32}, rows_to_f32 = {{2, 0}, KIN_F32};
+
+static const kin_case cast_cases[] = {
+    CASE("columns to f32", columns_to_f32, IN(DENSE, 2, 301, 37)),
+    CASE("both ends, kept, to f32", ends_to_f32, IN(PADDED, 3, 4, 5, 23)),
+    CASE("transposed columns to f32", columns_to_f32, IN(TRANSPOSED, 2, 37, 45)),
+    CASE("rows to f32", rows_to_f32, IN(DENSE, 2, 5, 37)),
+    BENCH("columns to f32, large", columns_to_f32, IN(DENSE, 2, 16384, 1152)),
+};
+
 const kin_op kin_op_sum = {
     .name = "sum",
     .summary = "the sum over a set of axes",
@@ -166,6 +227,22 @@ const kin_op kin_op_sum = {
     .cost = cost,
     .cases = cases,
     .case_count = sizeof cases / sizeof *cases,
+    .absorb = absorb_sum,
+};
+
+const kin_op kin_op_sum_cast = {
+    .name = "sum_cast",
+    .summary = "the sum over a set of axes in another dtype; made by planning from sum and cast",
+    .flags = KIN_OP_COMPOSITE,
+    .attrs_size = sizeof(kin_sum_cast_attrs),
+    .outputs = 1,
+    .infer = infer_sum_cast,
+    .reference = reference_sum_cast,
+    .gradient = gradient_sum_cast,
+    .lower = lower_sum_cast,
+    .cost = cost,
+    .cases = cast_cases,
+    .case_count = sizeof cast_cases / sizeof *cast_cases,
 };
 
 const kin_op kin_op_mean = {
@@ -210,6 +287,11 @@ kin_tensor kin_sum(kin_graph *graph, kin_tensor x, uint32_t axes, bool keep) {
     return reduce(graph, &kin_op_sum, x, axes, keep);
 }
 
+kin_tensor kin_sum_cast(kin_graph *graph, kin_tensor x, uint32_t axes, bool keep, kin_dtype dtype) {
+    const kin_sum_cast_attrs attrs = {{axes, keep ? 1u : 0u}, dtype};
+    return kin_append1(graph, &kin_op_sum_cast, &attrs, &x, 1);
+}
+
 kin_tensor kin_mean(kin_graph *graph, kin_tensor x, uint32_t axes, bool keep) {
     return reduce(graph, &kin_op_mean, x, axes, keep);
 }
@@ -240,6 +322,7 @@ kin_tensor kin_sum_to(kin_graph *graph, kin_tensor x, int rank, const int64_t *d
         return kin_graph_fail(graph, KIN_INVALID,
                               "sum_to: the shape cannot be broadcast to that "
                               "of x");
+    if (extra > 0 && axes == (1u << extra) - 1u) return kin_sum(graph, x, axes, false);
     if (axes != 0) x = kin_sum(graph, x, axes, true);
     return extra == 0 ? x : kin_reshape(graph, x, rank, dims);
 }

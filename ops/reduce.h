@@ -10,11 +10,15 @@ extern "C" {
 #endif
 
 extern const kin_op kin_op_sum;
+extern const kin_op kin_op_sum_cast;
 extern const kin_op kin_op_mean;
 extern const kin_op kin_op_max;
 
 /* Bit i of axes: axis i is reduced; keep: it stays, with size 1. No axes: a copy. */
 KIN_API kin_tensor kin_sum(kin_graph *graph, kin_tensor x, uint32_t axes, bool keep);
+/* The sum as f32, f16 or bf16, rounded once. What planning makes of a sum and a cast behind it. */
+KIN_API kin_tensor kin_sum_cast(kin_graph *graph, kin_tensor x, uint32_t axes, bool keep,
+                                kin_dtype dtype);
 KIN_API kin_tensor kin_mean(kin_graph *graph, kin_tensor x, uint32_t axes, bool keep);
 /* The largest element; not differentiable. */
 KIN_API kin_tensor kin_max(kin_graph *graph, kin_tensor x, uint32_t axes, bool keep);

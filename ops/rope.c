@@ -5,6 +5,7 @@
 
 #include "ops/elementwise.h"
 #include "ops/layout.h"
+#include "ops/rope_turn.h"
 #include "ops/views.h"
 #include "runtime/op.h"
 
@@ -34,37 +35,20 @@ static kin_status infer(kin_infer *infer) {
     return KIN_OK;
 }
 
-/* As stored in bf16, if asked for. */
-static double table_value(const kin_rope_attrs *attrs, double value) {
-    return attrs->bf16_table ? kin_bf16_to_f32(kin_f32_to_bf16((float)value)) : value;
-}
-
-/* Positions of the two elements of pair i in a part of `size` elements. */
-static void pair_of(const kin_rope_attrs *attrs, int64_t size, int64_t i, int64_t out_at[2]) {
-    out_at[0] = attrs->interleaved ? 2 * i : i;
-    out_at[1] = attrs->interleaved ? 2 * i + 1 : i + size / 2;
-}
-
 static void reference(const kin_reference *call) {
-    const kin_rope_attrs *attrs = call->attrs;
     const kin_desc *desc = &call->in_desc[0];
     const int64_t *tail = desc->dims + desc->rank - 3;
-    const int64_t tokens = tail[0], heads = tail[1], part = tail[2] / attrs->axes;
-    const int64_t parts = kin_desc_count(desc) / part;
-    for (int64_t p = 0; p < parts; p++) {
-        const int64_t axis = p % attrs->axes, token = p / attrs->axes / heads % tokens;
-        const double position = call->in[1][axis * tokens + token] / attrs->scales[axis];
-        const double *x = call->in[0] + p * part;
-        double *y = call->out[0] + p * part;
-        for (int64_t i = 0; i < part / 2; i++) {
-            int64_t at[2];
-            pair_of(attrs, part, i, at);
-            const double angle =
-                table_value(attrs, position * pow(attrs->theta, -2.0 * (double)i / (double)part));
-            const double c = table_value(attrs, cos(angle));
-            const double s = table_value(attrs, sin(angle)) * (attrs->inverse ? -1 : 1);
-            y[at[0]] = x[at[0]] * c - x[at[1]] * s;
-            y[at[1]] = x[at[1]] * c + x[at[0]] * s;
+    const int64_t tokens = tail[0], heads = tail[1], size = tail[2];
+    const int64_t rows = kin_desc_count(desc) / size;
+    for (int64_t row = 0; row < rows; row++) {
+        const double *x = call->in[0] + row * size;
+        double *y = call->out[0] + row * size;
+        for (int64_t i = 0; i < size / 2; i++) {
+            const rope_turn turn =
+                rope_turn_of(call->attrs, call->in[1], tokens, row / heads % tokens, size, i);
+            const double a = x[turn.at[0]], b = x[turn.at[1]];
+            y[turn.at[0]] = a * turn.c - b * turn.s;
+            y[turn.at[1]] = b * turn.c + a * turn.s;
         }
     }
 }
