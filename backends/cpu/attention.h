@@ -1,5 +1,5 @@
 /* Attention on the CPU: o = softmax(scale q k^T + bias) v and its gradients, without the score
- * matrix. One set of functions per instruction set, all in attention_simd.c.
+ * matrix. One set of functions per instruction set, in attention_*simd.c.
  *
  * Operands are strided: any stride for every axis but the head's own elements, which are adjacent.
  * Attention over the frames of tokens laid out [B,T,S,3,H,D] is b0 = B, b1 = S, n = T. Strides are
@@ -8,6 +8,7 @@
 #ifndef KIN_BACKENDS_CPU_ATTENTION_H
 #define KIN_BACKENDS_CPU_ATTENTION_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -34,12 +35,23 @@ typedef struct cpu_attention_bias_gradient {
     int64_t b0, b1, h, q, k;
 } cpu_attention_bias_gradient;
 
+/* What happens to q and k before their products (ops/self_attention.h). */
+typedef struct cpu_attention_prepare {
+    const float *turns;   /* [tokens][2][head_size]: for each element the cosine, and the sine that
+                             its partner comes with (-s, s for a pair); NULL: not turned */
+    int64_t axes;         /* of the turns: the head is cut in as many parts */
+    bool interleaved;     /* pairs are neighbours, not half a part apart */
+    const float *gain[2]; /* of q and k [head_size], adjacent; NULL: not normed */
+    float eps;
+} cpu_attention_prepare;
+
 typedef struct cpu_attention_args {
     int64_t b0, b1, heads, queries, keys, head_size;
     float scale;
     const int32_t *lengths; /* [B0], or NULL: keys from lengths[i] on take no part in sample i */
     cpu_attention_input q, k, v;
     cpu_attention_bias bias;
+    const cpu_attention_prepare *prepare; /* forward where it gathers; NULL: q and k as they are */
 
     /* Forward. A query without keys (length 0, or a bias of -infinity throughout) gives o = 0 and
      * lse = -infinity. */
@@ -63,7 +75,23 @@ typedef struct cpu_attention_functions {
     size_t (*scratch_bytes)(const cpu_attention_args *args, int backward);
     void (*forward)(const cpu_attention_args *args);
     void (*backward)(const cpu_attention_args *args);
+    /* Whether forward brings all heads of a sequence together first: then it can prepare them. */
+    bool (*gathers)(const cpu_attention_args *args);
+    /* q and k prepared to to[2][B0][B1][N][H][D], which the arguments then name. */
+    void (*prepare)(cpu_attention_args *args, const cpu_attention_prepare *prepare, float *to);
+    /* dq and dk, of prepared rows, become those of q and k, in place. parts
+     * [cpu_attention_back_parts][3][D] become shares of the gains' gradients, of q, of k; the
+     * third row is room. */
+    void (*back)(const cpu_attention_args *args, const cpu_attention_prepare *prepare,
+                 float *parts);
 } cpu_attention_functions;
+
+/* Tokens whose share of the gains' gradients is summed by one task. */
+enum { CPU_ATTENTION_BACK_TOKENS = 64 };
+static inline int64_t cpu_attention_back_parts(const cpu_attention_args *args) {
+    const int64_t tokens = args->b0 * args->b1 * args->queries;
+    return (tokens + CPU_ATTENTION_BACK_TOKENS - 1) / CPU_ATTENTION_BACK_TOKENS;
+}
 
 extern const cpu_attention_functions cpu_attention_functions_avx512;
 extern const cpu_attention_functions cpu_attention_functions_avx2;

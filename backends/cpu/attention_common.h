@@ -152,4 +152,12 @@ static inline int task_group(int64_t work) {
 int64_t KIN_ISA_NAME(cpu_attention_backward_floats)(const cpu_attention_args *args);
 void KIN_ISA_NAME(cpu_attention_backward)(const cpu_attention_args *args);
 
+/* attention_prepare_simd.c. A row of q (which 0) or k (1) of token n; y may be x. */
+void KIN_ISA_NAME(cpu_attention_prepare_row)(const cpu_attention_prepare *prepare, int which,
+                                             int64_t n, const float *x, int64_t size, float *y);
+void KIN_ISA_NAME(cpu_attention_prepare_all)(cpu_attention_args *args,
+                                             const cpu_attention_prepare *prepare, float *to);
+void KIN_ISA_NAME(cpu_attention_back)(const cpu_attention_args *args,
+                                      const cpu_attention_prepare *prepare, float *parts);
+
 #endif

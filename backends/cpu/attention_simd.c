@@ -263,6 +263,11 @@ static void forward_gathered(const cpu_attention_args *p, const forward_scratch 
     copy_rows(input_head(&p->q, i0, i1, 0), p->q.n, p->queries, width, q, ld);
     copy_rows(input_head(&p->k, i0, i1, 0), p->k.n, p->keys, width, k, ld);
     copy_rows(input_head(&p->v, i0, i1, 0), p->v.n, p->keys, width, v, ld);
+    for (int64_t i = 0; p->prepare && i < p->queries * p->heads; i++) {
+        const int64_t n = i / p->heads, at = n * ld + i % p->heads * d;
+        KIN_ISA_NAME(cpu_attention_prepare_row)(p->prepare, 0, n, q + at, d, q + at);
+        KIN_ISA_NAME(cpu_attention_prepare_row)(p->prepare, 1, n, k + at, d, k + at);
+    }
     near.q = (cpu_attention_input){q, 0, 0, ld, d};
     near.k = (cpu_attention_input){k, 0, 0, ld, d};
     near.v = (cpu_attention_input){v, 0, 0, ld, d};
@@ -306,4 +311,9 @@ static size_t scratch_bytes(const cpu_attention_args *p, int backward) {
 }
 
 const cpu_attention_functions KIN_ISA_NAME(cpu_attention_functions) = {
-    scratch_bytes, forward, KIN_ISA_NAME(cpu_attention_backward)};
+    scratch_bytes,
+    forward,
+    KIN_ISA_NAME(cpu_attention_backward),
+    is_gathered,
+    KIN_ISA_NAME(cpu_attention_prepare_all),
+    KIN_ISA_NAME(cpu_attention_back)};

@@ -15,6 +15,7 @@
     X(elementwise)                                                                                 \
     X(matmul)                                                                                      \
     X(attention)                                                                                   \
+    X(self_attention)                                                                              \
     X(rope)                                                                                        \
     X(conv)                                                                                        \
     X(upsample)                                                                                    \

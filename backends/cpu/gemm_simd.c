@@ -5,6 +5,7 @@
  */
 #include "backends/cpu/gemm.h"
 #include "backends/cpu/simd.h"
+#include "backends/cpu/simd_run.h"
 #include "backends/cpu/simd_transpose.h"
 
 #if defined(KIN_SIMD_AVX512)
@@ -65,34 +66,8 @@ static void read_q8_0(const unsigned char *data, int64_t index, int64_t n, float
 
 /* n elements that lie side by side, as floats. */
 static void read_run(const cpu_matrix *matrix, int64_t index, int64_t n, float *to) {
-    const uint16_t *half = (const uint16_t *)matrix->data + index;
-    switch (matrix->dtype) {
-    case KIN_F32:
-        memcpy(to, (const float *)matrix->data + index, (size_t)n * sizeof *to);
-        break;
-    case KIN_BF16: {
-        int64_t i = 0;
-        for (; i + VF_WIDTH <= n; i += VF_WIDTH) {
-            vh values;
-            memcpy(&values, half + i, sizeof values);
-            vf_store(to + i, vf_from_bf16(values));
-        }
-        for (; i < n; i++) to[i] = kin_bf16_to_f32(half[i]);
-        break;
-    }
-    case KIN_F16: {
-        int64_t i = 0;
-#if defined(__F16C__)
-        for (; i + 8 <= n; i += 8)
-            _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(half + i))));
-#endif
-        for (; i < n; i++) to[i] = kin_f16_to_f32(half[i]);
-        break;
-    }
-    default:
-        read_q8_0(matrix->data, index, n, to);
-        break;
-    }
+    if (matrix->dtype == KIN_Q8_0) read_q8_0(matrix->data, index, n, to);
+    else run_to_f32(matrix->data, matrix->dtype, index, n, to);
 }
 
 static float element(const cpu_matrix *matrix, int64_t index) {
@@ -250,23 +225,13 @@ static void multiply_blocks(const gemm_scratch *scratch, int64_t m, int64_t n, i
     }
 }
 
-static void write_half(const float *from, int64_t n, void *to, kin_dtype dtype, int64_t offset) {
-    uint16_t *half = (uint16_t *)to + offset;
-    int64_t i = 0;
-    if (dtype == KIN_BF16) {
-        for (; i + VF_WIDTH <= n; i += VF_WIDTH) {
-            vh values = vf_to_bf16(vf_load(from + i));
-            memcpy(half + i, &values, sizeof values);
-        }
-        for (; i < n; i++) half[i] = kin_f32_to_bf16(from[i]);
-        return;
-    }
-#if defined(__F16C__)
-    for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128((__m128i *)(void *)(half + i),
-                         _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
-#endif
-    for (; i < n; i++) half[i] = kin_f32_to_f16(from[i]);
+static cpu_epilogue_row *const finish_row = KIN_ISA_NAME(cpu_finish_row);
+
+/* Columns first .. first + n - 1 of a row of the result: what is still to be done, and into c. */
+static void write_row(const cpu_gemm_call *call, int64_t row, int64_t first, int64_t n,
+                      float *values) {
+    if (call->epilogue != NULL) finish_row(call->epilogue, call->first_row + row, first, n, values);
+    run_from_f32(values, n, call->c, call->c_dtype, row * call->c_stride + first);
 }
 
 /* Rows i .. i + m - 1, columns j .. j + n - 1 of the result. */
@@ -274,7 +239,8 @@ static void run_tile(const cpu_gemm_call *call, const gemm_scratch *scratch, int
                      int64_t m, int64_t n) {
     const panel_source a = {call->a, call->a.row_stride, call->a.column_stride};
     const panel_source b = {call->b, call->b.column_stride, call->b.row_stride};
-    const bool direct = call->c_dtype == KIN_F32;
+    /* c may lie on the residual, which is read before it is written */
+    const bool direct = call->c_dtype == KIN_F32 && call->epilogue == NULL;
     float *to = direct ? (float *)call->c + i * call->c_stride + j : scratch->tile;
     int64_t stride = direct ? call->c_stride : round_up(n, 16);
     const float *bias = NULL;
@@ -290,16 +256,23 @@ static void run_tile(const cpu_gemm_call *call, const gemm_scratch *scratch, int
         multiply_blocks(scratch, m, n, k, to, stride, l > 0, bias);
     }
     for (int64_t row = 0; row < m && !direct; row++)
-        write_half(to + row * stride, n, call->c, call->c_dtype, (i + row) * call->c_stride + j);
+        write_row(call, i + row, j, n, to + row * stride);
 }
 
-/* No terms to sum: the result is the bias, or 0. */
+static float bias_at(const cpu_gemm_call *call, int64_t column) {
+    if (call->bias == NULL) return 0.0f;
+    return (float)kin_element_get(call->bias, call->bias_dtype, column);
+}
+
+/* No terms to sum: the product is 0. */
 static void write_empty_sums(const cpu_gemm_call *call) {
+    float values[NR];
     for (int64_t i = 0; i < call->m; i++)
-        for (int64_t j = 0; j < call->n; j++) {
-            double value =
-                call->bias != NULL ? kin_element_get(call->bias, call->bias_dtype, j) : 0.0;
-            kin_element_set(call->c, call->c_dtype, i * call->c_stride + j, value);
+        for (int64_t j = 0; j < call->n; j += NR) {
+            const int64_t n = min64(NR, call->n - j);
+            for (int64_t column = 0; column < n; column++)
+                values[column] = bias_at(call, j + column);
+            write_row(call, i, j, n, values);
         }
 }
 
@@ -362,10 +335,10 @@ static void few_rows_columns(const cpu_gemm_call *call, const float *x, int64_t 
                              int64_t last) {
     const bool direct = call->b.dtype == KIN_F32;
     const int rows = (int)call->m;
-    float buffer[KC];
+    float buffer[KC], results[FEW_ROWS][NR];
     for (int64_t j = first; j < last; j++) {
         vf sums[FEW_ROWS][2] = {{{0}}};
-        const int64_t column = j * call->b.column_stride;
+        const int64_t column = j * call->b.column_stride, place = (j - first) % NR;
         for (int64_t l = 0; l < call->k; l += KC) {
             const int64_t n = min64(KC, call->k - l);
             const float *y = direct ? (const float *)call->b.data + column + l : buffer;
@@ -374,13 +347,10 @@ static void few_rows_columns(const cpu_gemm_call *call, const float *x, int64_t 
             else if (rows == 2) dot_rows(x + l, call->k, 2, y, n, sums);
             else dot_rows(x + l, call->k, rows, y, n, sums);
         }
-        const float bias =
-            call->bias == NULL ? 0.0f : (float)kin_element_get(call->bias, call->bias_dtype, j);
-        for (int i = 0; i < rows; i++) {
-            const float value = vf_sum(sums[i][0] + sums[i][1]) + bias;
-            if (call->c_dtype == KIN_F32) ((float *)call->c)[i * call->c_stride + j] = value;
-            else kin_element_set(call->c, call->c_dtype, i * call->c_stride + j, value);
-        }
+        const float bias = bias_at(call, j);
+        for (int i = 0; i < rows; i++) results[i][place] = vf_sum(sums[i][0] + sums[i][1]) + bias;
+        if (place != NR - 1 && j != last - 1) continue;
+        for (int i = 0; i < rows; i++) write_row(call, i, j - place, place + 1, results[i]);
     }
 }
 
@@ -416,4 +386,12 @@ static void run(const cpu_gemm_call *call, void *memory, int threads) {
     }
 }
 
-const cpu_gemm_table KIN_ISA_NAME(cpu_gemm) = {scratch_size, run};
+static void finish(const cpu_gemm_call *call, int threads) {
+    float *c = call->c;
+    if (call->epilogue == NULL) return;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int64_t i = 0; i < call->m; i++)
+        finish_row(call->epilogue, call->first_row + i, 0, call->n, c + i * call->c_stride);
+}
+
+const cpu_gemm_table KIN_ISA_NAME(cpu_gemm) = {scratch_size, run, finish};

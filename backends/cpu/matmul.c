@@ -1,6 +1,8 @@
-/* Kernels of matmul and linear: our own products (gemm.h), or OpenBLAS where that is faster. */
+/* Kernels of matmul and linear, plain and fused: our own products (gemm.h), or OpenBLAS where that
+ * is faster. */
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/gemm.h"
+#include "ops/product_attrs.h"
 
 #include <limits.h>
 #include <string.h>
@@ -24,6 +26,50 @@ static bool is_operand(const kin_operand *operand, bool may_be_q8_0) {
 static int threads_for(const kin_device *device, const cpu_gemm_call *gemm) {
     double work = (double)gemm->m * (double)gemm->n * (double)gemm->k;
     return work < PARALLEL_PRODUCT ? 1 : cpu_threads(device);
+}
+
+/* ---- epilogues ---- */
+
+/* Where operand `input` of a fused product has its rows; the result has the shape `out`. */
+static cpu_row_operand row_operand(const kin_operand *operand, const kin_desc *out) {
+    const kin_desc *desc = &operand->desc;
+    cpu_row_operand rows = {.data = cpu_data(operand), .dtype = desc->dtype};
+    for (int axis = out->rank - 1; axis >= 0; axis--) {
+        const int own = axis - (out->rank - desc->rank);
+        const int64_t stride = own < 0 || desc->dims[own] == 1 ? 0 : desc->strides[own];
+        if (axis == out->rank - 1) {
+            rows.column_stride = stride;
+            continue;
+        }
+        if (out->dims[axis] == 1) continue;
+        const int last = rows.rank - 1;
+        if (last >= 0 && stride == rows.strides[last] * rows.dims[last]) {
+            rows.dims[last] *= out->dims[axis];
+            continue;
+        }
+        rows.dims[rows.rank] = out->dims[axis];
+        rows.strides[rows.rank++] = stride;
+    }
+    return rows;
+}
+
+/* Of a fused call, whose residual and gate are inputs `first` and the one behind it. */
+static cpu_epilogue epilogue_of(const kin_call *call, int first) {
+    const kin_product_attrs *attrs = call->attrs;
+    cpu_epilogue epilogue = {.activation = attrs->activation,
+                             .has_residual = !cpu_is_absent(&call->in[first]),
+                             .has_gate = !cpu_is_absent(&call->in[first + 1])};
+    if (epilogue.has_residual)
+        epilogue.residual = row_operand(&call->in[first], &call->out[0].desc);
+    if (epilogue.has_gate) epilogue.gate = row_operand(&call->in[first + 1], &call->out[0].desc);
+    return epilogue;
+}
+
+static bool can_finish(const kin_call *call, int first) {
+    const kin_product_attrs *attrs = call->attrs;
+    for (int i = first; i < first + 2; i++)
+        if (!cpu_is_absent(&call->in[i]) && !cpu_is_real(call->in[i].desc.dtype)) return false;
+    return attrs->activation >= 0 && attrs->activation < KIN_ACTIVATION_COUNT;
 }
 
 /* ---- OpenBLAS ---- */
@@ -74,6 +120,7 @@ static void run_blas(const cpu_gemm_call *gemm, int threads) {
 #ifdef _OPENMP
     if (before != threads) omp_set_num_threads(before);
 #endif
+    CPU_PICK(cpu_gemm).finish(gemm, threads);
 }
 
 #else
@@ -149,6 +196,27 @@ static kin_status launch_linear(kin_device *device, kin_commands *commands, cons
     return KIN_OK;
 }
 
+static bool can_linear_fused(const kin_device *device, const kin_call *call) {
+    return can_linear(device, call) && can_finish(call, 3);
+}
+
+/* OpenBLAS writes the product before the residual is read. */
+static bool can_linear_in_place(const kin_device *device, const kin_call *call) {
+    if (!can_linear_fused(device, call)) return false;
+    const cpu_gemm_call gemm = linear_gemm(call);
+    return !use_blas(&gemm);
+}
+
+static kin_status launch_linear_fused(kin_device *device, kin_commands *commands,
+                                      const kin_call *call) {
+    (void)commands;
+    const cpu_epilogue epilogue = epilogue_of(call, 3);
+    cpu_gemm_call gemm = linear_gemm(call);
+    gemm.epilogue = &epilogue;
+    run_product(device, &gemm, cpu_scratch(call));
+    return KIN_OK;
+}
+
 /* ---- matmul ---- */
 
 static bool can_matmul(const kin_device *device, const kin_call *call) {
@@ -176,8 +244,24 @@ static cpu_matrix matrix_of(const kin_operand *operand) {
                         desc->strides[desc->rank - 1]};
 }
 
+/* A fused product's result may have another shape, of the same rows. */
+static kin_desc product_shape(const kin_call *call) {
+    const kin_desc *a = &call->in[0].desc, *b = &call->in[1].desc;
+    const int rank = a->rank > b->rank ? a->rank : b->rank;
+    kin_desc shape = {.dtype = call->out[0].desc.dtype, .rank = rank};
+    for (int axis = 0; axis < rank - 2; axis++) {
+        const int in_a = axis - (rank - a->rank), in_b = axis - (rank - b->rank);
+        const int64_t from_a = in_a < 0 ? 1 : a->dims[in_a], from_b = in_b < 0 ? 1 : b->dims[in_b];
+        shape.dims[axis] = from_a == 1 ? from_b : from_a;
+    }
+    shape.dims[rank - 2] = a->dims[a->rank - 2];
+    shape.dims[rank - 1] = b->dims[b->rank - 1];
+    return shape;
+}
+
 static batch matmul_batch(const kin_call *call) {
-    const kin_desc *a = &call->in[0].desc, *b = &call->in[1].desc, *out = &call->out[0].desc;
+    const kin_desc *a = &call->in[0].desc, *b = &call->in[1].desc;
+    const kin_desc shape = product_shape(call), *out = &shape;
     batch all = {.count = 1};
     all.gemm = (cpu_gemm_call){.m = out->dims[out->rank - 2],
                                .n = out->dims[out->rank - 1],
@@ -213,7 +297,8 @@ static const void *moved(const cpu_matrix *matrix, int64_t elements) {
 /* Product `index` of the batch; axes lie in the order last to first. */
 static cpu_gemm_call product_at(const batch *all, int64_t index) {
     cpu_gemm_call gemm = all->gemm;
-    int64_t a = 0, b = 0, c = index * gemm.m * gemm.c_stride;
+    const int64_t first_row = index * gemm.m;
+    int64_t a = 0, b = 0, c = first_row * gemm.c_stride;
     for (int i = 0; i < all->rank; i++) {
         a += index % all->dims[i] * all->a_strides[i];
         b += index % all->dims[i] * all->b_strides[i];
@@ -222,6 +307,7 @@ static cpu_gemm_call product_at(const batch *all, int64_t index) {
     gemm.a.data = moved(&all->gemm.a, a);
     gemm.b.data = moved(&all->gemm.b, b);
     gemm.c = (unsigned char *)gemm.c + c * (int64_t)kin_dtype_size(gemm.c_dtype);
+    gemm.first_row = first_row;
     return gemm;
 }
 
@@ -231,9 +317,10 @@ static size_t matmul_scratch(const kin_device *device, const kin_call *call) {
 }
 
 /* Many small products run side by side, each on one thread; large ones one after the other. */
-static kin_status launch_matmul(kin_device *device, kin_commands *commands, const kin_call *call) {
-    (void)commands;
-    const batch all = matmul_batch(call);
+static kin_status run_batch(kin_device *device, const kin_call *call,
+                            const cpu_epilogue *epilogue) {
+    batch all = matmul_batch(call);
+    all.gemm.epilogue = epilogue;
     if (kin_desc_count(&call->out[0].desc) == 0) return KIN_OK;
     unsigned char *scratch = cpu_scratch(call);
     const int threads = cpu_threads(device);
@@ -259,7 +346,37 @@ static kin_status launch_matmul(kin_device *device, kin_commands *commands, cons
     return KIN_OK;
 }
 
+static kin_status launch_matmul(kin_device *device, kin_commands *commands, const kin_call *call) {
+    (void)commands;
+    return run_batch(device, call, NULL);
+}
+
+static bool can_matmul_fused(const kin_device *device, const kin_call *call) {
+    return can_matmul(device, call) && can_finish(call, 2);
+}
+
+static bool can_matmul_in_place(const kin_device *device, const kin_call *call) {
+    if (!can_matmul_fused(device, call)) return false;
+    const batch all = matmul_batch(call);
+    return !use_blas(&all.gemm);
+}
+
+static kin_status launch_matmul_fused(kin_device *device, kin_commands *commands,
+                                      const kin_call *call) {
+    (void)commands;
+    const cpu_epilogue epilogue = epilogue_of(call, 2);
+    return run_batch(device, call, &epilogue);
+}
+
 const kin_kernel cpu_matmul_kernels[] = {
+    {"linear_fused", "cpu_linear_fused", 27, 1 << 3, can_linear_in_place, linear_scratch,
+     launch_linear_fused},
+    {"linear_fused", "cpu_linear_fused", 27, 0, can_linear_fused, linear_scratch,
+     launch_linear_fused},
+    {"matmul_fused", "cpu_matmul_fused", 15, 1 << 2, can_matmul_in_place, matmul_scratch,
+     launch_matmul_fused},
+    {"matmul_fused", "cpu_matmul_fused", 15, 0, can_matmul_fused, matmul_scratch,
+     launch_matmul_fused},
     {"linear", "cpu_linear", 3, 0, can_linear, linear_scratch, launch_linear},
     {"matmul", "cpu_matmul", 3, 0, can_matmul, matmul_scratch, launch_matmul},
     {0},

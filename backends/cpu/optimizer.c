@@ -32,24 +32,24 @@ static void keep(const kin_operand *in, const kin_operand *out) {
         memcpy(cpu_data(out), cpu_data(in), kin_desc_bytes(&out->desc));
 }
 
-static kin_status adamw(kin_device *device, kin_commands *commands, const kin_call *call) {
-    (void)commands;
-    const kin_adamw_attrs *attrs = call->attrs;
-    cpu_adamw_data data = {cpu_data(&call->in[0]), cpu_data(&call->in[1]),  cpu_data(&call->in[2]),
-                           cpu_data(&call->in[3]), cpu_data(&call->out[0]), cpu_data(&call->out[1]),
-                           cpu_data(&call->out[2])};
-    double lr = *(const float *)cpu_data(&call->in[4]);
-    int64_t number = *(const int64_t *)cpu_data(&call->in[5]);
-    float scale = scale_of(call, 6);
+/* lr, step and scale are inputs lr_at and the two behind it; what `data` lacks is filled in. */
+static kin_status step_of(kin_device *device, const kin_call *call, const kin_adamw_attrs *attrs,
+                          int lr_at, cpu_adamw_data data) {
+    double lr = *(const float *)cpu_data(&call->in[lr_at]);
+    int64_t number = *(const int64_t *)cpu_data(&call->in[lr_at + 1]);
+    float scale = scale_of(call, lr_at + 2);
     if (skips(scale)) {
-        keep(&call->in[0], &call->out[0]);
-        keep(&call->in[2], &call->out[1]);
-        keep(&call->in[3], &call->out[2]);
+        for (int j = 0; j < call->out_count; j++)
+            keep(&call->in[j == 0 ? 0 : j + 1], &call->out[j]);
         return KIN_OK;
     }
     if (number < 1)
-        return kin_fail(device->context, KIN_INVALID, "adamw: step %lld; steps are counted from 1",
-                        (long long)number);
+        return kin_fail(device->context, KIN_INVALID, "%s: step %lld; steps are counted from 1",
+                        call->op, (long long)number);
+    data.p = cpu_data(&call->in[0]), data.p_out = cpu_data(&call->out[0]);
+    data.gradient = cpu_data(&call->in[1]);
+    data.m = cpu_data(&call->in[2]), data.m_out = cpu_data(&call->out[1]);
+    data.v = cpu_data(&call->in[3]), data.v_out = cpu_data(&call->out[2]);
     cpu_adamw_step step = {
         .gradient_scale = scale,
         .decay = (float)(1 - lr * attrs->weight_decay),
@@ -67,6 +67,20 @@ static kin_status adamw(kin_device *device, kin_commands *commands, const kin_ca
     for (int64_t i = 0; i < count; i += PART)
         table->adamw(&step, &data, i, min_of(i + PART, count));
     return KIN_OK;
+}
+
+static kin_status adamw(kin_device *device, kin_commands *commands, const kin_call *call) {
+    (void)commands;
+    return step_of(device, call, call->attrs, 4, (cpu_adamw_data){.average = NULL});
+}
+
+static kin_status adamw_ema(kin_device *device, kin_commands *commands, const kin_call *call) {
+    (void)commands;
+    const kin_adamw_ema_attrs *attrs = call->attrs;
+    return step_of(device, call, &attrs->adamw, 5,
+                   (cpu_adamw_data){.average = cpu_data(&call->in[4]),
+                                    .average_out = cpu_data(&call->out[3]),
+                                    .average_weight = (float)(1 - attrs->decay)});
 }
 
 static kin_status ema(kin_device *device, kin_commands *commands, const kin_call *call) {
@@ -168,6 +182,7 @@ static kin_status clip_scale(kin_device *device, kin_commands *commands, const k
 
 const kin_kernel cpu_optimizer_kernels[] = {
     {"adamw", "cpu_adamw", 0, 1, NULL, NULL, adamw},
+    {"adamw_ema", "cpu_adamw_ema", 0, 1, NULL, NULL, adamw_ema},
     {"ema", "cpu_ema", 0, 1, NULL, NULL, ema},
     {"accumulate", "cpu_accumulate", 0, 1, NULL, NULL, accumulate},
     {"assign", "cpu_assign", 0, 1, can_assign, NULL, assign},

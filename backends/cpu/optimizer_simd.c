@@ -8,9 +8,14 @@ KIN_INLINE void adamw_step(const cpu_adamw_step *s, const cpu_adamw_data *d, int
     vf v = vf_fma(row_load(d->v + i, k), vf_set1(s->keep2), g * g * vf_set1(s->take2));
     vf root = vf_fma(vf_sqrt(v), vf_set1(s->root_scale), vf_set1(s->eps));
     vf change = vf_set1(s->rate) * m / root;
-    row_store(d->p_out + i, row_load(d->p + i, k) * vf_set1(s->decay) - change, k);
+    vf p = row_load(d->p + i, k) * vf_set1(s->decay) - change;
+    row_store(d->p_out + i, p, k);
     row_store(d->m_out + i, m, k);
     row_store(d->v_out + i, v, k);
+    if (d->average) {
+        vf old = row_load(d->average + i, k);
+        row_store(d->average_out + i, vf_fma(p - old, vf_set1(d->average_weight), old), k);
+    }
 }
 
 static void adamw(const cpu_adamw_step *step, const cpu_adamw_data *data, int64_t first,

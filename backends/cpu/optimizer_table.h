@@ -19,6 +19,9 @@ typedef struct cpu_adamw_step {
 typedef struct cpu_adamw_data {
     const float *p, *gradient, *m, *v;
     float *p_out, *m_out, *v_out;
+    const float *average; /* NULL: none */
+    float *average_out;
+    float average_weight; /* 1 - decay */
 } cpu_adamw_data;
 
 /* Elements first .. last - 1 of dense tensors. */

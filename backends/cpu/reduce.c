@@ -132,6 +132,7 @@ static kin_status max(kin_device *device, kin_commands *commands, const kin_call
 
 const kin_kernel cpu_reduce_kernels[] = {
     {"sum", "cpu_sum", 1, 0, NULL, scratch, sum},
+    {"sum_cast", "cpu_sum_cast", 1, 0, NULL, scratch, sum},
     {"mean", "cpu_mean", 1, 0, NULL, scratch, mean},
     {"max", "cpu_max", 1, 0, NULL, scratch, max},
     {0},

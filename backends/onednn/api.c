@@ -15,19 +15,50 @@ static bool is_gradient(odn_kind kind, int operand) {
     return kind == ODN_CONV_WEIGHT && (operand == ODN_WEIGHTS || operand == ODN_DST);
 }
 
-int odn_argument(odn_kind kind, int operand) {
+int odn_argument(const odn_request *r, int operand) {
     static const int arguments[2][ODN_OPERANDS] = {
         {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_BIAS, DNNL_ARG_DST},
         {DNNL_ARG_DIFF_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_BIAS, DNNL_ARG_DIFF_DST},
     };
-    return arguments[is_gradient(kind, operand)][operand];
+    if (operand == ODN_RESIDUAL)
+        return DNNL_ARG_ATTR_MULTIPLE_POST_OP(r->activation != dnnl_alg_kind_undef ? 1 : 0) |
+               DNNL_ARG_SRC_1;
+    return arguments[is_gradient(r->kind, operand)][operand];
 }
 
-static dnnl_primitive_attr_t caller_gives_scratch(void) {
+static bool append_activation(dnnl_post_ops_t ops, dnnl_alg_kind_t activation) {
+    const float swish_factor = 1;
+#if DNNL_VERSION_MAJOR >= 3
+    return dnnl_post_ops_append_eltwise(ops, activation, swish_factor, 0) == dnnl_success;
+#else
+    return dnnl_post_ops_append_eltwise(ops, 1, activation, swish_factor, 0) == dnnl_success;
+#endif
+}
+
+static bool append_residual(dnnl_post_ops_t ops, const odn_layout *layout) {
+#if DNNL_VERSION_MAJOR >= 3
+    return dnnl_post_ops_append_binary(ops, dnnl_binary_add, layout->desc) == dnnl_success;
+#else
+    return dnnl_post_ops_append_binary(ops, dnnl_binary_add, &layout->desc) == dnnl_success;
+#endif
+}
+
+/* The caller gives scratch memory; what follows the product. */
+static dnnl_primitive_attr_t attributes_of(const odn_request *r) {
     dnnl_primitive_attr_t attr = NULL;
+    dnnl_post_ops_t ops = NULL;
+    const odn_layout *residual = &r->operands[ODN_RESIDUAL];
     if (dnnl_primitive_attr_create(&attr) != dnnl_success) return NULL;
-    dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
-    return attr;
+    bool good =
+        dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user) == dnnl_success &&
+        dnnl_post_ops_create(&ops) == dnnl_success;
+    if (good && r->activation != dnnl_alg_kind_undef) good = append_activation(ops, r->activation);
+    if (good && residual->set) good = append_residual(ops, residual);
+    if (good) good = dnnl_primitive_attr_set_post_ops(attr, ops) == dnnl_success;
+    if (ops) dnnl_post_ops_destroy(ops);
+    if (good) return attr;
+    dnnl_primitive_attr_destroy(attr);
+    return NULL;
 }
 
 #if DNNL_VERSION_MAJOR >= 3
@@ -59,10 +90,11 @@ bool odn_describe(dnnl_engine_t engine, const odn_request *r,
     const_dnnl_memory_desc_t src = given(&r->operands[ODN_SRC]), dst = given(&r->operands[ODN_DST]);
     const_dnnl_memory_desc_t w = given(&r->operands[ODN_WEIGHTS]);
     const_dnnl_memory_desc_t bias = given(&r->operands[ODN_BIAS]);
-    dnnl_primitive_attr_t attr = caller_gives_scratch();
+    dnnl_primitive_attr_t attr = attributes_of(r);
     dnnl_primitive_desc_t forward = NULL;
     dnnl_status_t status = dnnl_success;
     *out_described = NULL;
+    if (!attr) return false;
     if (r->kind == ODN_PRODUCT)
         status = dnnl_matmul_primitive_desc_create(out_described, engine, src, w, bias, dst, attr);
     else
@@ -79,7 +111,7 @@ bool odn_describe(dnnl_engine_t engine, const odn_request *r,
             r->before, r->after, forward, attr);
     if (status == dnnl_success && r->kind == ODN_CONV) *out_described = forward;
     else if (forward) dnnl_primitive_desc_destroy(forward);
-    if (attr) dnnl_primitive_attr_destroy(attr);
+    dnnl_primitive_attr_destroy(attr);
     return status == dnnl_success;
 }
 
@@ -175,12 +207,12 @@ static bool describe_backward(dnnl_engine_t engine, const odn_request *r,
 
 bool odn_describe(dnnl_engine_t engine, const odn_request *r,
                   dnnl_primitive_desc_t *out_described) {
-    dnnl_primitive_attr_t attr = caller_gives_scratch();
+    dnnl_primitive_attr_t attr = attributes_of(r);
     *out_described = NULL;
     if (!attr) return false;
     bool good = r->kind == ODN_PRODUCT ? describe_product(engine, r, attr, out_described)
-                : r->kind == ODN_CONV  ? describe_forward(engine, r, attr, out_described)
-                                       : describe_backward(engine, r, attr, out_described);
+                : r->kind == ODN_CONV ? describe_forward(engine, r, attr, out_described)
+                                      : describe_backward(engine, r, attr, out_described);
     dnnl_primitive_attr_destroy(attr);
     return good;
 }
@@ -220,6 +252,7 @@ static bool scratch_layout(dnnl_primitive_desc_t described, odn_layout *out_layo
 
 bool odn_wanted(dnnl_primitive_desc_t described, odn_kind kind, int operand,
                 odn_layout *out_layout) {
+    if (operand == ODN_RESIDUAL) return false; /* it is read as it was described */
     dnnl_query_t what = operand_queries[is_gradient(kind, operand)][operand];
     return take(dnnl_primitive_desc_query_md(described, what, operand == ODN_BIAS ? 1 : 0),
                 out_layout);

@@ -26,18 +26,19 @@ bool odn_same(const odn_layout *a, const odn_layout *b);
 size_t odn_bytes(const odn_layout *layout);
 
 typedef enum odn_kind {
-    ODN_PRODUCT,    /* src [m, k], weights [k, n], bias [1, n], dst [m, n] */
+    ODN_PRODUCT,    /* src [m, k], weights [k, n], bias [1, n], dst and residual [m, n] */
     ODN_CONV,       /* src, weights, bias, dst */
     ODN_CONV_INPUT, /* diff_src, weights, diff_dst in the places of src, weights, dst */
     ODN_CONV_WEIGHT /* src, diff_weights, diff_dst */
 } odn_kind;
 
-enum { ODN_SRC, ODN_WEIGHTS, ODN_BIAS, ODN_DST, ODN_OPERANDS };
+enum { ODN_SRC, ODN_WEIGHTS, ODN_BIAS, ODN_DST, ODN_RESIDUAL, ODN_OPERANDS };
 
 typedef struct odn_request {
     odn_kind kind;
     odn_layout operands[ODN_OPERANDS];
     dnnl_dims_t strides, before, after; /* of convolutions, as many as there are axes */
+    dnnl_alg_kind_t activation; /* of a product, before the residual is added; undef: none */
 } odn_request;
 
 /* A primitive whose scratch memory the caller gives. */
@@ -48,7 +49,7 @@ bool odn_wanted(dnnl_primitive_desc_t described, odn_kind kind, int operand,
                 odn_layout *out_layout);
 size_t odn_scratchpad(dnnl_primitive_desc_t described);
 /* DNNL_ARG_... of an operand. */
-int odn_argument(odn_kind kind, int operand);
+int odn_argument(const odn_request *request, int operand);
 bool odn_memory(dnnl_engine_t engine, const odn_layout *layout, void *data,
                 dnnl_memory_t *out_memory);
 bool odn_scratch_memory(dnnl_engine_t engine, dnnl_primitive_desc_t described, void *data,

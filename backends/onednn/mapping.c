@@ -2,6 +2,7 @@
 #include "backends/onednn/onednn.h"
 
 #include "ops/conv_attrs.h"
+#include "ops/product_attrs.h"
 
 #include <string.h>
 
@@ -84,6 +85,40 @@ static bool map_matmul(const kin_call *call, bool as_they_lie, odn_mapping *map)
            keep(map, ODN_DST);
 }
 
+/* What follows a product of rows of `columns`: an activation, and a residual that lies as the
+ * result does. Gates are left to the CPU. `first`: input of the residual. */
+static bool map_epilogue(const kin_call *call, int first, int64_t columns, odn_mapping *map) {
+    static const dnnl_alg_kind_t activations[KIN_ACTIVATION_COUNT] = {
+        [KIN_ACTIVATION_NONE] = dnnl_alg_kind_undef,
+        [KIN_ACTIVATION_GELU_TANH] = dnnl_eltwise_gelu_tanh,
+        [KIN_ACTIVATION_GELU] = dnnl_eltwise_gelu_erf,
+        [KIN_ACTIVATION_SILU] = dnnl_eltwise_swish,
+    };
+    const kin_product_attrs *attrs = call->attrs;
+    if (attrs->activation < 0 || attrs->activation >= KIN_ACTIVATION_COUNT ||
+        call->in[first + 1].desc.rank >= 0 || !is_plain_f32(&call->out[0]))
+        return false;
+    map->request.activation = activations[attrs->activation];
+    if (call->in[first].desc.rank < 0) return true;
+    return is_plain_f32(&call->in[first]) && kin_desc_is_dense(&call->in[first].desc) &&
+           set_matrix(map, ODN_RESIDUAL, first, map->rows, columns, columns, 1) &&
+           keep(map, ODN_RESIDUAL);
+}
+
+static bool map_linear_fused(const kin_call *call, bool as_they_lie, odn_mapping *map) {
+    kin_call product = *call;
+    product.in_count = 3;
+    return map_linear(&product, as_they_lie, map) &&
+           map_epilogue(call, 3, call->in[1].desc.dims[0], map);
+}
+
+static bool map_matmul_fused(const kin_call *call, bool as_they_lie, odn_mapping *map) {
+    kin_call product = *call;
+    product.in_count = 2;
+    return map_matmul(&product, as_they_lie, map) &&
+           map_epilogue(call, 2, call->in[1].desc.dims[1], map);
+}
+
 /* ---- convolutions ---- */
 
 static bool set_dense(odn_mapping *map, int which, int operand, const kin_operand *tensor) {
@@ -160,10 +195,12 @@ bool odn_map(const odn_state *state, const kin_call *call, bool as_they_lie,
         bool (*map)(const kin_call *, bool, odn_mapping *);
     } maps[] = {{"linear", map_linear},
                 {"matmul", map_matmul},
+                {"linear_fused", map_linear_fused},
+                {"matmul_fused", map_matmul_fused},
                 {"conv", map_conv},
                 {"conv_grad_input", map_conv_input},
                 {"conv_grad_weight", map_conv_weight}};
-    *out_mapping = (odn_mapping){.operands = {-1, -1, -1, -1}};
+    *out_mapping = (odn_mapping){.operands = {-1, -1, -1, -1, -1}};
     for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) {
         if (strcmp(maps[i].op, call->op) != 0) continue;
         if (maps[i].map(call, as_they_lie, out_mapping) && (state->all || is_faster(out_mapping)))

@@ -98,9 +98,66 @@ static kin_status launch(kin_device *device, kin_commands *commands, const kin_c
     return status;
 }
 
+/* ---- fused products that are left to the CPU: those whose plain product is no primitive ---- */
+
+static bool is_fused(const char *op) {
+    return strcmp(op, "linear_fused") == 0 || strcmp(op, "matmul_fused") == 0;
+}
+
+static bool takes_views(const kin_kernel *kernel, const kin_call *call) {
+    for (int i = 0; i < call->in_count; i++)
+        if (call->in[i].desc.rank >= 0 && !(kernel->strided >> i & 1) &&
+            !kin_desc_is_dense(&call->in[i].desc))
+            return false;
+    return true;
+}
+
+/* The CPU's row for a call, or NULL. */
+static const kin_kernel *cpu_row(const kin_device *device, const kin_call *call) {
+    const kin_device *cpu = &state_of(device)->cpu;
+    const kin_kernel *row;
+    for (size_t i = 0; (row = kin_backend_cpu.kernel(cpu, i)) != NULL; i++)
+        if (strcmp(row->op, call->op) == 0 && takes_views(row, call) && row->can &&
+            row->can(cpu, call))
+            return row;
+    return NULL;
+}
+
+static bool left_can(const kin_device *device, const kin_call *call) {
+    odn_mapping map;
+    kin_call plain = *call;
+    const bool linear = strcmp(call->op, "linear_fused") == 0;
+    plain.op = linear ? "linear" : "matmul";
+    plain.attrs = NULL;
+    plain.in_count = linear ? 3 : 2;
+    if (odn_map(state_of(device), &plain, false, &map)) {
+        odn_mapping_free(&map);
+        return false;
+    }
+    return cpu_row(device, call) != NULL;
+}
+
+static size_t left_scratch(const kin_device *device, const kin_call *call) {
+    const kin_kernel *row = cpu_row(device, call);
+    return row && row->scratch ? row->scratch(&state_of(device)->cpu, call) : 0;
+}
+
+/* `record` puts the CPU's row in the place of these. */
+static kin_status left_launch(kin_device *device, kin_commands *commands, const kin_call *call) {
+    (void)commands;
+    return kin_fail(device->context, KIN_DEVICE, "onednn: %s is the CPU's to run", call->op);
+}
+
+static const kin_kernel left_rows[] = {
+    {"linear_fused", "cpu_linear_fused", 27, 0, left_can, left_scratch, left_launch},
+    {"matmul_fused", "cpu_matmul_fused", 15, 0, left_can, left_scratch, left_launch},
+};
+
 static const kin_kernel rows[] = {
     {"linear", "onednn_linear", 3, 0, can, scratch, launch},
     {"matmul", "onednn_matmul", 3, 0, can, scratch, launch},
+    {"linear_fused", "onednn_linear_fused", 3, 0, can, scratch, launch},
+    {"matmul_fused", "onednn_matmul_fused", 3, 0, can, scratch, launch},
     {"conv", "onednn_conv", 0, 0, can, scratch, launch},
     {"conv_grad_input", "onednn_conv_grad_input", 0, 0, can, scratch, launch},
     {"conv_grad_weight", "onednn_conv_grad_weight", 0, 0, can, scratch, launch},
@@ -108,13 +165,19 @@ static const kin_kernel rows[] = {
 
 enum { ROWS = sizeof rows / sizeof *rows };
 
+static bool is_left(const kin_kernel *kernel) {
+    return kernel == &left_rows[0] || kernel == &left_rows[1];
+}
+
 static bool is_ours(const kin_kernel *kernel) {
     return kernel >= rows && kernel < rows + ROWS;
 }
 
 static const kin_kernel *kernel_at(const kin_device *device, size_t index) {
     if (index < ROWS) return &rows[index];
-    return kin_backend_cpu.kernel(&state_of(device)->cpu, index - ROWS);
+    const kin_kernel *row = kin_backend_cpu.kernel(&state_of(device)->cpu, index - ROWS);
+    if (row == NULL || !is_fused(row->op)) return row;
+    return &left_rows[strcmp(row->op, "linear_fused") == 0 ? 0 : 1];
 }
 
 /* ---- memory ---- */
@@ -219,6 +282,8 @@ static kin_status record(kin_device *device, kin_commands *commands, const kin_k
                          const kin_call *call) {
     odn_step *step = NULL;
     kin_status status = KIN_OK;
+    if (is_left(kernel)) kernel = cpu_row(device, call);
+    if (!kernel) return kin_fail(device->context, KIN_UNSUPPORTED, "%s: no kernel", call->op);
     if (is_ours(kernel)) {
         status = add_step(device, commands, call, &step);
         if (status == KIN_OK) call = &step->call;

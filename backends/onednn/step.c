@@ -167,7 +167,7 @@ kin_status odn_step_run(odn_step *step) {
         bool stays = owns_memory(map, i) && step->keeps && step->fresh;
         if (blocked && i != map->result && !stays)
             good = run_reorder(step, i, step->tensors[i], step->blocked[i]);
-        arguments[count++] = (dnnl_exec_arg_t){odn_argument(map->request.kind, i),
+        arguments[count++] = (dnnl_exec_arg_t){odn_argument(&map->request, i),
                                                blocked ? step->blocked[i] : step->tensors[i]};
     }
     step->fresh = good;
