@@ -32,6 +32,9 @@ except ImportError:
 # ---- rows: an op of Kinora with its inputs, and the same in PyTorch
 
 
+COUNTED = "0, 1, 2, .."  # a fill
+
+
 class Row:
     """inputs: (dtype, dims[, fill]) or None where absent; fill: a number for all elements, or a list.
     variables: inputs that the op writes. peer(tensors) makes what PyTorch runs from tensors of the
@@ -52,14 +55,18 @@ def linear(name, rows, depth, columns):
         2 * rows * depth * columns, 2 * (rows * depth + columns * depth + rows * columns))
 
 
+def scaled_dot_product(q, k, v):
+    if hasattr(F, "scaled_dot_product_attention"):
+        return F.scaled_dot_product_attention(q, k, v)
+    return torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1]**-0.5, -1) @ v
+
+
 def attention(name, batch, queries, keys, heads, size):
     """q, k, v [batch, 1, tokens, heads, size]; PyTorch gets its own order by a view, as models do."""
 
     def peer(t):
         q, k, v = (x.squeeze(1).transpose(1, 2) for x in t[:3])
-        if hasattr(F, "scaled_dot_product_attention"):
-            return lambda: F.scaled_dot_product_attention(q, k, v)
-        return lambda: torch.softmax(q @ k.transpose(-1, -2) * size**-0.5, -1) @ v
+        return lambda: scaled_dot_product(q, k, v)
 
     dims = [batch, 1, queries, heads, size]
     other = [batch, 1, keys, heads, size]
@@ -73,10 +80,7 @@ def attention(name, batch, queries, keys, heads, size):
 def attention_grad(name, batch, queries, keys, heads, size):
     def peer(t):
         q, k, v = (x.squeeze(1).transpose(1, 2).detach().requires_grad_() for x in t[:3])
-        if hasattr(F, "scaled_dot_product_attention"):
-            out = F.scaled_dot_product_attention(q, k, v)
-        else:
-            out = torch.softmax(q @ k.transpose(-1, -2) * size**-0.5, -1) @ v
+        out = scaled_dot_product(q, k, v)
         cotangent = torch.randn_like(out)
         return lambda: torch.autograd.grad(out, (q, k, v), cotangent, retain_graph=True)
 
@@ -157,13 +161,93 @@ def adamw(count):
         0, 28 * count, variables=(0, 2, 3))
 
 
+def adamw_ema(count):
+    """PyTorch's fused AdamW, then the average."""
+
+    def peer(t):
+        average = t[4].clone()
+        p = torch.nn.Parameter(t[0].clone())
+        p.grad = t[1].clone()
+        options = {"fused": True} if t[0].is_cuda else {}
+        step = torch.optim.AdamW([p], lr=1e-4, weight_decay=0.01, **options).step
+
+        def run():
+            step()
+            average.lerp_(p.detach(), 1e-4)
+
+        return run
+
+    state = ("f32", [count])
+    return Row(
+        f"adamw_ema: {count} weights", "adamw_ema",
+        struct.pack("<5d", 0.9, 0.999, 1e-8, 0.01, 0.9999),
+        [state, state, state, ("f32", [count], 0.5), state, ("f32", [], 1e-4), ("i64", [], 7), None],
+        peer, 0, 36 * count, variables=(0, 2, 3, 4))
+
+
+def self_attention(name, batch, frames, sites, heads, size, axis, norms):
+    """qkv [batch, frames, sites, 3, heads, size] as the product leaves it; axis 1: over frames. With
+    norms q and k have RMS norms and, over frames, RoPE. PyTorch permutes, as models do."""
+
+    def peer(t):
+        length = frames if axis == 1 else sites
+
+        def turn(x):
+            angles = (torch.arange(length, device=x.device)[:, None]
+                      * 10000 ** (-torch.arange(0, size, 2, device=x.device) / size)).to(x.dtype)
+            a, b = x[..., 0::2], x[..., 1::2]
+            c, s = angles.cos(), angles.sin()
+            return torch.stack((a * c - b * s, a * s + b * c), -1).flatten(-2)
+
+        def norm(x, gain):
+            return x * torch.rsqrt(x.float().square().mean(-1, True) + 1e-6).to(x.dtype) * gain
+
+        def run():
+            order = (3, 0, 2, 4, 1, 5) if axis == 1 else (3, 0, 1, 4, 2, 5)
+            q, k, v = t[0].permute(order)
+            if norms:
+                q, k = norm(turn(q), t[3]), norm(turn(k), t[4])
+            out = scaled_dot_product(q, k, v)
+            return out.permute((0, 3, 1, 2, 4) if axis == 1 else (0, 1, 3, 2, 4)).contiguous()
+
+        return torch.compile(run) if norms and t[0].is_cuda else run
+
+    attributes = struct.pack("<6d5q", size**-0.5, 1e-6, 10000, 1, 1, 1, 1, 1, 0, 0, axis)
+    inputs = [("bf16", [batch, frames, sites, 3, heads, size])]
+    if norms:
+        inputs += [None, None, ("bf16", [size], 1), ("bf16", [size], 1),
+                   ("f32", [frames if axis == 1 else sites], COUNTED)]
+    tokens, length = batch * frames * sites, frames if axis == 1 else sites
+    return Row(
+        f"self_attention {name}: {batch} x {frames} x {sites}, {heads} x {size}", "self_attention",
+        attributes, inputs, peer, 4 * tokens * length * heads * size, 8 * tokens * heads * size)
+
+
+def linear_gelu(name, rows, depth, columns):
+    """The first product of a feed-forward part with its activation."""
+
+    def peer(t):
+        def run():
+            return F.gelu(F.linear(t[0], t[1], t[2]), approximate="tanh")
+
+        return torch.compile(run) if hasattr(torch, "compile") and t[0].is_cuda else run
+
+    return Row(
+        f"linear_fused {name}: {rows} x {depth} -> {columns}, GELU", "linear_fused",
+        struct.pack("<2i", 1, 0),  # gelu_tanh, the dtype of the operands
+        [("bf16", [rows, depth]), ("bf16", [columns, depth]), ("bf16", [columns]), None, None], peer,
+        2 * rows * depth * columns, 2 * (rows * depth + columns * depth + rows * columns))
+
+
 def rows(small):
     if small:
         return [
             linear("small", 24, 16, 40), attention("small", 2, 20, 20, 2, 72),
             attention("temporal", 9, 16, 16, 2, 72), attention_grad("small", 1, 20, 20, 2, 72),
             conv("small", [1, 4, 6, 8], 8, [3, 3]), conv("small", [1, 4, 3, 6, 8], 8, [3, 3, 3]),
-            norm_modulate(2, 7, 64), group_norm(32, 4, 6), adamw(1000),
+            norm_modulate(2, 7, 64), group_norm(32, 4, 6), adamw(1000), adamw_ema(1000),
+            self_attention("temporal", 1, 5, 6, 2, 8, 1, True),
+            self_attention("spatial", 1, 2, 20, 2, 8, 2, False), linear_gelu("small", 24, 16, 40),
         ]
     return [
         linear("STDiT qkv", 32768, 1152, 3456), linear("STDiT out", 32768, 1152, 1152),
@@ -181,6 +265,11 @@ def rows(small):
         conv("SD VAE", [1, 128, 512, 512], 128, [3, 3]),
         conv("causal VAE", [1, 256, 9, 64, 64], 256, [3, 3, 3]),
         norm_modulate(2, 16384, 1152), group_norm(128, 512, 512), adamw(1 << 27),
+        adamw_ema(1 << 27), self_attention("temporal", 8, 16, 256, 16, 72, 1, False),
+        self_attention("temporal", 8, 16, 256, 16, 72, 1, True),
+        self_attention("spatial", 8, 16, 256, 16, 72, 2, False),
+        self_attention("spatial", 2, 16, 1024, 16, 72, 2, False),
+        linear_gelu("STDiT fc1", 32768, 1152, 4608), linear_gelu("OSP fc1", 28800, 2304, 9216),
     ]
 
 
@@ -189,7 +278,9 @@ def rows(small):
 
 def fill_of(spec, random):
     dtype, dims = spec[0], spec[1]
-    if len(spec) > 2:
+    if len(spec) > 2 and spec[2] == COUNTED:
+        values = np.arange(math.prod(dims), dtype=np.float32).reshape(dims)
+    elif len(spec) > 2:
         values = np.full(dims, spec[2], np.float32)
     elif dtype == "i64":
         values = np.zeros(dims, np.float32)

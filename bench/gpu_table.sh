@@ -43,12 +43,18 @@ parts=(
     "cases 300 check case: the reference cases of the original implementations"
     "memcheck 580 compute-sanitizer memcheck over the op suite"
     "racecheck 580 compute-sanitizer racecheck over the ops with shared memory"
+    "initcheck 400 compute-sanitizer initcheck likewise: memory that is read before it is written"
+    "synccheck 300 compute-sanitizer synccheck likewise: barriers"
+    "code 200 the kernels' machine code: registers, spills, instructions (cuobjdump)"
     "own 200 check ops of products without cuBLASLt"
     "kernels 300 all kernels at larger sizes, and every variant of attention and convolution"
-    "hopper 300 attention by the kernel for Hopper, which is off until it is checked (cuda.hopper=on)"
+    "hopper 300 attention by the kernels for Hopper, which are off until they are checked (cuda.hopper=on)"
+    "hopper_conv 300 convolutions by the kernels for Hopper, likewise"
+    "hopper_check 580 compute-sanitizer memcheck and racecheck over the kernels for Hopper"
+    "collectives 300 sums by NCCL, with one GPU and over all of this machine"
     "demo 580 the quick demo: it trains and generates, and its loss curve is the CPU's"
     "shapes 580 single ops at the models' sizes, in turn with PyTorch"
-    "shapes_hopper 300 attention at the models' sizes by the kernel for Hopper"
+    "shapes_hopper 400 attention and convolutions at the models' sizes by the kernels for Hopper"
     "bench_ops 300 bench ops --large in f32, bf16 and f16"
     "bench_models 400 bench model: layers and blocks, forward and with gradients"
     "overhead 60 bench overhead: what a node costs, and that a run asks for no memory"
@@ -56,6 +62,7 @@ parts=(
     "job_stdit 580 Open-Sora 1.0 with random weights of the published shapes, 16x256x256 and 16x512x512"
     "job_latte 580 Latte-1 likewise, 16x512x512"
     "job_plan 580 Open-Sora-Plan 1.2 likewise, 29 and 93 frames of 720p"
+    "job_train 580 training STDiT-XL/2 16x256x256 from random weights: seconds of a step, clips a second"
 )
 
 list() {
@@ -77,7 +84,7 @@ pack() {
     cp -L "$build/libkinora.so.0" "$target/lib/"
     cp -L "$build/backends/libkinora-cuda.so" "$target/backends/"
     local programs=("$build/kinora" "$build/libkinora.so.0")
-    for file in plugin_cuda_sizes plugin_cuda_kernels; do
+    for file in plugin_cuda_sizes plugin_cuda_kernels plugin_cuda_conv plugin_cuda_nccl; do
         if [ -x "$build/backends/cuda/$file" ]; then
             cp "$build/backends/cuda/$file" "$target/"
             programs+=("$build/backends/cuda/$file")
@@ -138,6 +145,22 @@ began=$(date +%s)
 
 # ---- what the parts need ----
 
+# Folders of cuBLASLt and NCCL where the dynamic linker does not know them: those of Python's packages.
+libraries() {
+    local name
+    for name in libcublasLt.so.13 libnccl.so.2; do
+        if ldconfig -p 2>/dev/null | grep -q "$name"; then continue; fi
+        "$python" - "$name" <<'PYTHON' 2>/dev/null || true
+import glob
+import os
+import sys
+found = [f for p in sys.path for f in glob.glob(os.path.join(p, "nvidia", "*", "lib", sys.argv[1]))]
+if found:
+    print(os.path.dirname(found[0]))
+PYTHON
+    done
+}
+
 # Sets `kinora` and the paths of its libraries, once it is there.
 find_kinora() {
     local folder
@@ -146,6 +169,8 @@ find_kinora() {
     folder=$(cd "$(dirname "$kinora")" && pwd)
     kinora=$folder/$(basename "$kinora")
     if [ -d "$folder/lib" ]; then export LD_LIBRARY_PATH=$folder/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}; fi
+    for folder in $(libraries); do export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder; done
+    folder=$(dirname "$kinora")
     if [ -d "$folder/backends" ]; then
         export KINORA_BACKEND_PATH=$folder/backends${KINORA_BACKEND_PATH:+:$KINORA_BACKEND_PATH}
     fi
@@ -166,19 +191,21 @@ ops() {
     "$kinora" check ops --device "$device" --dtype "$1"
 }
 
-# The sanitizer makes every launch slow: ops one by one, as many as there is time for.
+# sanitize TOOL OP...: the sanitizer makes every launch slow: ops one by one, as many as there is time
+# for, and all of them whatever fails.
 sanitize() {
-    local tool=$1 op
+    local tool=$1 op failed=0
     shift
     command -v compute-sanitizer >/dev/null || {
         echo "skipped: there is no compute-sanitizer"
         return 0
     }
     for op in "$@"; do
-        echo "== $op"
+        echo "== $tool $op"
         compute-sanitizer --tool "$tool" --error-exitcode 9 \
-            "$kinora" check ops --device "$device" --dtype bf16 --op "$op" --quiet || return 1
+            "$kinora" check ops --device "$device" --dtype bf16 --op "$op" --quiet || failed=1
     done
+    return "$failed"
 }
 
 # ---- the parts ----
@@ -230,13 +257,31 @@ part_memcheck() {
         max softmax softmax_grad layer_norm layer_norm_grad layer_norm_modulate \
         layer_norm_modulate_grad rms_norm_grad group_norm group_norm_grad attention attention_grad \
         rope conv conv_grad_input conv_grad_weight conv_patches upsample upsample_grad pad pad_grad \
-        embedding embedding_grad timestep_embedding random_normal global_norm adamw ema
+        embedding embedding_grad timestep_embedding random_normal global_norm adamw adamw_ema ema \
+        linear_fused matmul_fused sum_cast self_attention self_attention_grad
 }
 
 part_racecheck() {
     sanitize racecheck copy sum max softmax softmax_grad layer_norm layer_norm_grad \
         layer_norm_modulate_grad group_norm group_norm_grad global_norm attention attention_grad \
-        conv conv_grad_input conv_grad_weight
+        conv conv_grad_input conv_grad_weight self_attention self_attention_grad adamw_ema
+}
+
+part_initcheck() {
+    sanitize initcheck copy sum softmax layer_norm_grad group_norm_grad attention attention_grad \
+        self_attention_grad conv conv_grad_input conv_grad_weight linear linear_fused global_norm \
+        adamw_ema
+}
+
+part_synccheck() {
+    sanitize synccheck sum softmax layer_norm_grad group_norm group_norm_grad attention \
+        attention_grad self_attention self_attention_grad conv conv_grad_weight global_norm
+}
+
+part_code() {
+    local status=0
+    "$root/tests/plugin_cuda_code.sh" || status=$?
+    [ "$status" = 0 ] || [ "$status" = 77 ]
 }
 
 part_own() {
@@ -261,9 +306,69 @@ built() {
 
 part_kernels() { built plugin_cuda_sizes && built plugin_cuda_kernels; }
 
+# hopper OP...: the op suite by the kernels for Hopper.
+hopper() {
+    local op
+    for op in "$@"; do
+        KINORA_SETTINGS=cuda.hopper=on "$kinora" check ops --device "$device" --op "$op" || return 1
+    done
+}
+
 part_hopper() {
-    KINORA_SETTINGS=cuda.hopper=on "$kinora" check ops --device "$device" --op attention &&
+    hopper attention attention_grad self_attention self_attention_grad &&
         built plugin_cuda_kernels cuda.hopper=on attention
+}
+
+part_hopper_conv() {
+    hopper conv conv_grad_input conv_grad_weight && built plugin_cuda_conv cuda.hopper=on
+}
+
+part_hopper_check() {
+    export KINORA_SETTINGS=cuda.hopper=on
+    local failed=0
+    sanitize memcheck attention attention_grad conv conv_grad_input conv_grad_weight || failed=1
+    sanitize racecheck attention attention_grad conv conv_grad_input conv_grad_weight || failed=1
+    return "$failed"
+}
+
+# tiny_clips: a tiny system with random weights, and clips to train it on.
+tiny_clips() {
+    local folder=$output/weights/tiny-open-sora-1.0
+    has_init || return 1
+    if [ ! -d "$folder" ]; then
+        "$kinora" init open-sora-1.0 "$folder.part" --size tiny --quiet || return 1
+        mv "$folder.part" "$folder" || return 1
+    fi
+    echo '{"task": "text-to-video", "model": "", "output": "", "data": {"csv": ""}}' >"$output/tiny.json"
+    [ -e "$output/tiny-clips/train.csv" ] ||
+        "$kinora" data synth "$output/tiny-clips" --clips 32 --video-frames 4 --size 32 --quiet
+}
+
+# tiny_training OUTPUT DEVICE RANKS BATCH: five steps.
+tiny_training() {
+    rm -rf "$1"
+    "$kinora" train "$output/tiny.json" --device "$2" --ranks "$3" --set "output=$1" \
+        --set "model=$output/weights/tiny-open-sora-1.0" \
+        --set "data.csv=$output/tiny-clips/train.csv" --set data.num_frames=4 \
+        --set "batch_size=$4" --set steps=5 --set log_every=1 --set validate_every=0
+}
+
+# NCCL with one GPU; then as many ranks as GPUs give the losses of one with the whole batch.
+part_collectives() {
+    local count
+    built plugin_cuda_nccl || return 1
+    count=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+    if $small; then count=2; fi
+    if [ "$count" -lt 2 ] || "$kinora" env | grep -q 'no video files'; then
+        echo "skipped: $count GPUs, or built without video"
+        return 0
+    fi
+    tiny_clips && tiny_training "$output/ranks-1" "$device" 1 $((2 * count)) &&
+        tiny_training "$output/ranks-n" "${device%%[0-9]*}" "$count" 2 || return 1
+    paste <(grep -o '"loss": [^,]*' "$output/ranks-1/metrics.jsonl") \
+        <(grep -o '"loss": [^,]*' "$output/ranks-n/metrics.jsonl") |
+        awk '{off = $2 > $4 ? $2 - $4 : $4 - $2; if (off > 1e-3 * $2) bad = 1; print}
+            END {exit NR < 5 || bad}'
 }
 
 part_demo() {
@@ -297,8 +402,7 @@ part_shapes_hopper() {
         return 0
     fi
     KINORA_SETTINGS=cuda.hopper=on "$python" "$root/bench/gpu_shapes.py" --kinora "$kinora" \
-        --device "$device" --output "$output/hopper" --row 'attention spatial' --row 'attention 3-D' \
-        --row 'attention 64' --row 'attention 128'
+        --device "$device" --output "$output/hopper" --row 'attention' --row 'conv'
 }
 
 part_bench_ops() {
@@ -333,15 +437,20 @@ part_bench_models() {
 
 part_overhead() { "$kinora" bench overhead --device "$device" --json "$output/overhead.json"; }
 
-# Plans of the published sizes; the budget of a small card; the demo's peak against the device's.
+# What plans of the published sizes state; how much is there. That a step keeps to it: job_train.
 part_memory() {
-    local model
+    local model what
     for model in STDiT-XL/2 Latte-1; do
         "$kinora" plan "$model" --size 16x512x512 --train --compute bf16 --memory 24G \
             --device "$device" || return 1
+        for what in nothing cheap segments; do
+            echo "== $model, recomputing $what"
+            "$kinora" plan "$model" --size 16x512x512 --train --compute bf16 --recompute "$what" \
+                --device "$device" || return 1
+        done
     done
     if command -v nvidia-smi >/dev/null; then
-        nvidia-smi --query-gpu=memory.used --format=csv,noheader
+        nvidia-smi --query-gpu=memory.total,memory.used --format=csv,noheader
     fi
 }
 
@@ -404,15 +513,68 @@ part_job_plan() {
         job '93x720p' open-sora-plan-1.2 93 720 1280 1 3
 }
 
+# watched COMMAND...: the same, and the most memory that the GPU showed meanwhile.
+watched() {
+    local watcher status=0
+    if ! command -v nvidia-smi >/dev/null; then
+        "$@"
+        return
+    fi
+    rm -f "$output/used.txt"
+    while sleep 0.5; do
+        nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits | head -1 >>"$output/used.txt"
+    done &
+    watcher=$!
+    "$@" || status=$?
+    kill "$watcher"
+    echo "memory of the GPU, at most: $(sort -n "$output/used.txt" | tail -1) MiB"
+    return "$status"
+}
+
+# Steps of the recipe on 16 rendered clips, without the first three; the encoding of clips and texts,
+# which is done once, is in the log.
+part_job_train() {
+    local batch=8 folder=$output/weights/open-sora-1.0
+    if "$kinora" env | grep -q 'no video files'; then
+        echo "skipped: built without video"
+        return 0
+    fi
+    has_init || return 0
+    rm -rf "$output/train"
+    if $small; then
+        batch=2
+        tiny_clips && tiny_training "$output/train" "$device" 1 "$batch" || return 1
+    else
+        if [ ! -d "$folder" ]; then
+            "$kinora" init open-sora-1.0 "$folder.part" --dtype bf16 --quiet || return 1
+            mv "$folder.part" "$folder" || return 1
+        fi
+        "$kinora" data synth "$output/clips" --clips 16 --video-frames 16 --size 256 --quiet &&
+            watched "$kinora" train "$root/tools/recipes/open-sora-1.0-16x256x256.json" --device "$device" \
+                --set "model=$folder" --set "output=$output/train" \
+                --set "data.csv=$output/clips/train.csv" --set data.frame_interval=1 \
+                --set "batch_size=$batch" --set accumulate_steps=1 --set steps=15 \
+                --set recompute=auto --set validate_every=0 --set log_every=1 || return 1
+        rm -f "$output/train"/checkpoint-*
+    fi
+    sed -n 's/.*"step": \([0-9]*\),.*"seconds_per_step": \([0-9.e-]*\).*/\1 \2/p' \
+        "$output/train/metrics.jsonl" | awk '$1 > 3 {print $2}' | sort -g |
+        awk -v batch="$batch" '{t[NR] = $1} END {
+            step = t[int((NR + 1) / 2)]
+            printf "job\ttraining, batch %d\t%.3f s a step\t%.2f clips a second\n", batch, step, batch / step
+        }'
+}
+
 # ---- running them ----
 
-is_wanted() {
-    local part
-    [ ${#wanted[@]} -gt 0 ] || return 0
-    for part in "${wanted[@]}"; do
-        if [ "$part" = "$1" ]; then return 0; fi
-    done
-    return 1
+# The parts that are wanted, in the order in which they were named.
+ordered() {
+    local name
+    if [ ${#wanted[@]} -eq 0 ]; then
+        printf '%s\n' "${parts[@]}"
+        return
+    fi
+    for name in "${wanted[@]}"; do printf '%s\n' "${parts[@]}" | grep "^$name "; done
 }
 
 # A part runs in a process of its own, so that its limit ends all that it started.
@@ -436,7 +598,7 @@ run_part() {
     fi
     rm -f "$output/parts/$name.ok" "$output/parts/$name.failed"
     start=$(date +%s)
-    export -f job has_init built ops sanitize architecture "part_$name"
+    export -f job has_init watched tiny_clips tiny_training built ops sanitize hopper architecture "part_$name"
     export root output device kinora python cases commit small
     timeout --kill-after=10 "$limit" bash -c "set -uo pipefail; part_$name" >"$log" 2>&1 || status=$?
     local seconds=$(($(date +%s) - start)) verdict=ok
@@ -482,10 +644,10 @@ write_tables() {
             cat "$output/shapes.md"
         fi
         if [ -e "$output/hopper/shapes.md" ]; then
-            printf '\n## Attention by the kernel for Hopper\n\n'
+            printf '\n## Attention and convolutions by the kernels for Hopper\n\n'
             cat "$output/hopper/shapes.md"
         fi
-        for name in overhead bench_ops bench_models memory job_stdit job_latte job_plan; do
+        for name in overhead bench_ops bench_models memory job_stdit job_latte job_plan job_train; do
             if [ ! -e "$output/parts/$name.txt" ]; then continue; fi
             printf '\n## %s\n\n```\n' "$name"
             cat "$output/parts/$name.txt"
@@ -494,7 +656,7 @@ write_tables() {
     } >"$output/table.md"
     {
         printf '{"commit": "%s", "device": "%s", "machine": [%s], "parts": [' "$commit" "$device" \
-            "$(quoted <"$output/parts/machine.txt" 2>/dev/null || true)"
+            "$([ ! -e "$output/parts/machine.txt" ] || quoted <"$output/parts/machine.txt")"
         for part in "$output"/parts/*.ok "$output"/parts/*.failed; do
             [ -e "$part" ] || continue
             name=$(basename "$part")
@@ -509,10 +671,10 @@ write_tables() {
 
 failed=0
 find_kinora || true
-for part in "${parts[@]}"; do
+mapfile -t queue < <(ordered)
+for part in "${queue[@]}"; do
     # shellcheck disable=SC2086 # split into its words
     set -- $part
-    is_wanted "$1" || continue
     if ! $dry && [ "$1" != build ] && [ -z "$kinora" ] && ! find_kinora; then
         echo "$1: there is no program; the part build makes it, or --kinora names it"
         failed=1

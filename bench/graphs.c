@@ -10,6 +10,7 @@
 #include "ops/norm.h"
 #include "ops/optimizer.h"
 #include "ops/reduce.h"
+#include "ops/self_attention.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -59,6 +60,16 @@ static kin_status append_attention(kin_graph *graph, const int64_t *sizes, bool 
     kin_tensor y =
         kin_attention(graph, in[0], in[1], in[2], KIN_NONE, KIN_NONE, 1 / sqrt((double)sizes[3]));
     return finish(graph, y, in, 3, train);
+}
+
+/* sizes: frames, sites, heads, head size: over the frames of each site, from the packed product of
+ * tokens to tokens in their order */
+static kin_status append_self_attention(kin_graph *graph, const int64_t *sizes, bool train) {
+    int64_t dims[6] = {1, sizes[0], sizes[1], 3, sizes[2], sizes[3]};
+    kin_tensor qkv = kin_input(graph, "qkv", KIN_F32, 6, dims);
+    const kin_self_attention_options options = {.scale = 1 / sqrt((double)sizes[3]),
+                                                .over_frames = true};
+    return finish(graph, kin_self_attention_packed(graph, qkv, &options), &qkv, 1, train);
 }
 
 /* sizes: channels, frames (0: an image), rows, columns */
@@ -306,6 +317,11 @@ const kin_bench_graph kin_bench_graphs[] = {
     {"attention-4096", "16 heads of 72, 4096 tokens", ATTENTION(4096, 1, 16)},
     {"attention-spatial", "16 frames, 16 heads of 72, 256 tokens", ATTENTION(256, 16, 16)},
     {"attention-temporal", "256 places, 16 heads of 72, 16 frames", ATTENTION(16, 256, 16)},
+    {"attention-frames",
+     "16 frames of 256 tokens, 16 heads of 72, packed, over the frames",
+     true,
+     append_self_attention,
+     {16, 256, 16, 72}},
     {"conv2d-128-64", "3x3, 128 channels of 64x64", true, append_conv, {128, 0, 64, 64}},
     {"conv2d-128-256", "3x3, 128 channels of 256x256", true, append_conv, {128, 0, 256, 256}},
     {"conv2d-256-128", "3x3, 256 channels of 128x128", true, append_conv, {256, 0, 128, 128}},

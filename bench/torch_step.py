@@ -363,6 +363,13 @@ def attention(samples, tokens, train):
     return call_of(attend, inputs, [], train)
 
 
+def attend_over_frames(qkv):
+    """qkv [B, T, S, 3, H, D] -> tokens [B, T, S, H D]."""
+    b, t, s, _, h, d = qkv.shape
+    q, k, v = (x.permute(0, 2, 3, 1, 4).reshape(b * s, h, t, d) for x in qkv.unbind(3))
+    return attend(q, k, v).reshape(b, s, h, t, d).permute(0, 3, 1, 2, 4).reshape(b, t, s, h * d)
+
+
 def stdit_block(train):
     model = STDiT(1152, 1, 16, frames=16, side=32, caption_width=4096, text=120)
     x, y = torch.randn(1, 4, 16, 32, 32), torch.randn(1, 120, 4096)
@@ -414,6 +421,8 @@ MODELS = {
     "attention-4096": lambda train, o: attention(1, 4096, train),
     "attention-spatial": lambda train, o: attention(16, 256, train),
     "attention-temporal": lambda train, o: attention(256, 16, train),
+    "attention-frames": lambda train, o: call_of(
+        attend_over_frames, [torch.randn(1, 16, 256, 3, 16, 72)], [], train),
     "conv2d-128-64": lambda train, o: conv2d(128, 64, train, o),
     "conv2d-128-256": lambda train, o: conv2d(128, 256, train, o),
     "conv2d-256-128": lambda train, o: conv2d(256, 128, train, o),

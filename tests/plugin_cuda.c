@@ -16,10 +16,12 @@
 #include "backends/cuda/emulator.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
+#include "ops/optimizer.h"
 #include "ops/reduce.h"
 #include "ops/softmax.h"
 #include "runtime/device.h"
 #include "runtime/plan.h"
+#include "runtime/store.h"
 #include "tests/counted_memory.h"
 
 enum { ROWS = 6, WIDTH = 40 };
@@ -369,12 +371,220 @@ static void test_transfers(void **state) {
     free(received);
 }
 
+/* ---- updates of many tensors as one launch ---- */
+
+enum { WEIGHTS = 5, MOST_ELEMENTS = 16387, STATES = 4 };
+static const int64_t weight_sizes[WEIGHTS] = {1, 5, 8192, MOST_ELEMENTS, 1152};
+static const char *const state_names[STATES] = {"p", "m", "v", "average"};
+
+/* AdamW with averages of all weights, and of the last one again. */
+static kin_status build_updates(bench *b, kin_device *device, kin_store **out_store,
+                                kin_plan **out_plan) {
+    static const int64_t none = 1;
+    const kin_adamw_ema_attrs attrs = {{0.9, 0.999, 1e-8, 0.01}, 0.9};
+    kin_graph *graph = NULL;
+    char name[32];
+    *out_store = NULL;
+    *out_plan = NULL;
+    kin_status status = kin_graph_create(b->context, &graph);
+    if (status != KIN_OK) return status;
+    kin_tensor lr = kin_input(graph, "lr", KIN_F32, 0, &none);
+    kin_tensor step = kin_input(graph, "step", KIN_I64, 0, &none);
+    for (int i = 0; i < WEIGHTS; i++) {
+        kin_tensor s[STATES], out[KIN_MAX_OUTPUTS];
+        for (int k = 0; k < STATES; k++) {
+            snprintf(name, sizeof name, "%s.%d", state_names[k], i);
+            s[k] = kin_variable(graph, name, KIN_VARIABLE_STATE, KIN_F32, 1, &weight_sizes[i],
+                                (kin_init){KIN_INIT_ONE, 0});
+        }
+        snprintf(name, sizeof name, "g.%d", i);
+        kin_tensor g = kin_input(graph, name, KIN_F32, 1, &weight_sizes[i]);
+        for (int turn = 0; turn < (i == WEIGHTS - 1 ? 2 : 1); turn++) {
+            kin_tensor in[] = {s[0], g, s[1], s[2], s[3], lr, step, KIN_NONE};
+            kin_append(graph, kin_op_find("adamw_ema"), &attrs, in, 8, out);
+            for (int k = 0; k < STATES; k++) s[k] = out[k];
+        }
+    }
+    status = kin_store_create(device, out_store);
+    if (status == KIN_OK) status = kin_plan_build(graph, device, NULL, out_plan);
+    if (status == KIN_OK) status = kin_store_add_graph(*out_store, graph, 1);
+    kin_graph_destroy(graph);
+    if (status == KIN_OK) status = kin_plan_prepare(*out_plan, *out_store, NULL);
+    return status;
+}
+
+static kin_status give_updates(kin_plan *plan) {
+    static float g[MOST_ELEMENTS];
+    const float lr = 1e-2f;
+    const int64_t step = 1;
+    char name[32];
+    kin_status status = kin_plan_write(plan, "lr", KIN_F32, &lr);
+    if (status == KIN_OK) status = kin_plan_write(plan, "step", KIN_I64, &step);
+    for (int i = 0; i < WEIGHTS && status == KIN_OK; i++) {
+        for (int k = 0; k < MOST_ELEMENTS; k++) g[k] = x_at(k + i);
+        snprintf(name, sizeof name, "g.%d", i);
+        status = kin_plan_write(plan, name, KIN_F32, g);
+    }
+    return status;
+}
+
+/* The states after three runs; by the profiler, which launches each update by itself. */
+static void updated(bench *b, kin_device *device, bool profiled, uint64_t launches, float *out) {
+    kin_plan *plan = NULL;
+    kin_store *store = NULL;
+    char name[32];
+    succeed(b, build_updates(b, device, &store, &plan));
+    succeed(b, give_updates(plan));
+    for (int i = 0; i < 3; i++) {
+        const uint64_t before = b->control->counts.launches;
+        succeed(b, profiled ? kin_plan_profile(plan) : kin_plan_run(plan));
+        assert_int_equal(b->control->counts.launches - before, launches);
+    }
+    for (int i = 0; i < WEIGHTS; i++)
+        for (int k = 0; k < STATES; k++, out += MOST_ELEMENTS) {
+            snprintf(name, sizeof name, "%s.%d", state_names[k], i);
+            succeed(b, kin_store_read(store, name, KIN_F32, out));
+        }
+    kin_plan_free(plan);
+    kin_store_free(store);
+}
+
+/* The largest difference of what weights and states have. */
+static double difference(const float *a, const float *b) {
+    double worst = 0;
+    for (int i = 0; i < WEIGHTS * STATES; i++)
+        for (int64_t k = 0; k < weight_sizes[i / STATES]; k++) {
+            const int64_t at = (int64_t)i * MOST_ELEMENTS + k;
+            worst = fmax(worst, fabs((double)a[at] - (double)b[at]));
+        }
+    return worst;
+}
+
+/* All updates but the second of the last weight are one launch, which gives the bits of single
+ * ones. */
+static void test_joined(void **state) {
+    (void)state;
+    bench b;
+    kin_device *cpu = NULL;
+    const size_t size = (size_t)WEIGHTS * STATES * MOST_ELEMENTS;
+    float *joined = calloc(3 * size, sizeof *joined), *single = joined + size;
+    float *host = single + size;
+    assert_non_null(joined);
+    begin(&b, NULL);
+    updated(&b, b.device, false, 2, joined);
+    updated(&b, b.device, true, WEIGHTS + 1, single);
+    succeed(&b, kin_device_open(b.backends, "cpu", &cpu));
+    updated(&b, cpu, false, 0, host);
+    assert_memory_equal(joined, single, size * sizeof *joined);
+    assert_true(difference(joined, host) < 1e-6);
+    joined[(size - 1) - MOST_ELEMENTS + 1152] += 1e-4f; /* a wrong element is noticed */
+    assert_true(difference(joined, host) > 1e-6);
+    kin_device_close(cpu);
+    close_bench(&b);
+    free(joined);
+}
+
+/* Two devices in turn, each of which has its own memory, stream and events. */
+static void test_two_devices(void **state) {
+    (void)state;
+    bench b;
+    kin_device *devices[2] = {NULL, NULL};
+    kin_plan *plans[2] = {NULL, NULL}, *updates[2] = {NULL, NULL};
+    kin_store *stores[2] = {NULL, NULL};
+    find(&b, NULL);
+    b.control->devices = 2;
+    succeed(&b, kin_device_open(b.backends, "cuda-emulated0", &devices[0]));
+    succeed(&b, kin_device_open(b.backends, "cuda-emulated1", &devices[1]));
+    for (int i = 0; i < 2; i++) {
+        b.device = devices[i];
+        succeed(&b, build(&b, &plans[i]));
+        succeed(&b, build_updates(&b, devices[i], &stores[i], &updates[i]));
+    }
+    for (int i = 0; i < 2; i++) succeed(&b, give(plans[i]));
+    for (int i = 0; i < 2; i++) succeed(&b, give_updates(updates[i]));
+    for (int turn = 0; turn < 3; turn++) {
+        for (int i = 0; i < 2; i++) succeed(&b, kin_plan_run(plans[i]));
+        for (int i = 0; i < 2; i++) succeed(&b, kin_plan_run(updates[i]));
+        for (int i = 0; i < 2; i++) expect_right(plans[i], &b);
+        for (int i = 0; i < 2; i++) succeed(&b, kin_plan_profile(plans[i]));
+    }
+    for (int i = 0; i < 2; i++) {
+        kin_plan_free(plans[i]);
+        kin_plan_free(updates[i]);
+        kin_store_free(stores[i]);
+    }
+    kin_device_close(devices[0]);
+    b.device = devices[1];
+    close_bench(&b);
+}
+
+static kin_status whole_updates(bench *b) {
+    kin_plan *plan = NULL;
+    kin_store *store = NULL;
+    kin_status status = open_device(b);
+    if (status == KIN_OK) status = build_updates(b, b->device, &store, &plan);
+    if (status == KIN_OK) status = give_updates(plan);
+    for (int i = 0; i < 2 && status == KIN_OK; i++) status = kin_plan_run(plan);
+    kin_plan_free(plan);
+    kin_store_free(store);
+    return status;
+}
+
+static void test_joined_failures(void **state) {
+    (void)state;
+    bench b;
+    find(&b, NULL);
+    succeed(&b, whole_updates(&b));
+    const uint64_t calls = b.control->calls;
+    uint64_t failed = 0;
+    close_bench(&b);
+    for (uint64_t at = 1; at <= calls; at++) {
+        find(&b, NULL);
+        b.control->fail_at = at;
+        failed += whole_updates(&b) != KIN_OK;
+        b.control->fail_at = 0;
+        close_bench(&b);
+    }
+    assert_true(failed > calls / 2);
+}
+
+/* Kernels for other GPUs than this one are a clear message. */
+static void test_code(void **state) {
+    (void)state;
+    static const struct {
+        const char *code;
+        int capability;
+        kin_status status;
+    } rows[] = {{"90a", 90, KIN_OK},
+                {"90a", 80, KIN_UNSUPPORTED},
+                {"90a", 100, KIN_UNSUPPORTED},
+                {"80", 89, KIN_OK},
+                {"80", 90, KIN_UNSUPPORTED},
+                {"80,90a,90-virtual", 120, KIN_OK},
+                {"80,90a,90-virtual", 86, KIN_OK},
+                {"86", 80, KIN_UNSUPPORTED},
+                {"90-virtual", 80, KIN_UNSUPPORTED},
+                {"90a-virtual", 100, KIN_UNSUPPORTED}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bench b;
+        find(&b, NULL);
+        b.control->code = rows[i].code;
+        b.control->capability = rows[i].capability;
+        assert_int_equal(open_device(&b), rows[i].status);
+        if (rows[i].status != KIN_OK)
+            assert_non_null(strstr(kin_context_error(b.context), "KINORA_CUDA_ARCHS"));
+        close_bench(&b);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_replay),        cmocka_unit_test(test_without_graphs),
         cmocka_unit_test(test_times),         cmocka_unit_test(test_failures),
         cmocka_unit_test(test_no_device),     cmocka_unit_test(test_settings),
         cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_transfers),
+        cmocka_unit_test(test_joined),        cmocka_unit_test(test_joined_failures),
+        cmocka_unit_test(test_two_devices),   cmocka_unit_test(test_code),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

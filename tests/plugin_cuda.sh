@@ -5,6 +5,7 @@
 #   plugin_cuda.sh ops      the op suite in f32, some of it in bf16, and that no op is missing
 #   plugin_cuda.sh orders   kernels with barriers: threads in other orders give the same results
 #   plugin_cuda.sh model    a tiny model: inference, training, sampling
+#   plugin_cuda.sh plan     an attention of STDiT2 is one node each way between its products
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -56,7 +57,7 @@ ops)
         cat "$work/out"
         failed=1
     fi
-    for op in add softmax layer_norm_grad group_norm linear attention conv adamw; do
+    for op in add softmax layer_norm_grad group_norm linear linear_fused matmul_fused sum_cast attention conv adamw; do
         check "" ops --dtype bf16 --op $op --quiet
     done
     ;;
@@ -65,7 +66,7 @@ orders)
         check cuda.order=reverse ops --dtype f32 --op $op --quiet
         check cuda.order=shuffled ops --dtype f32 --op $op --quiet
     done
-    for op in attention attention_grad conv conv_grad_weight; do
+    for op in attention attention_grad self_attention self_attention_grad conv conv_grad_weight; do
         check cuda.order=reverse ops --dtype bf16 --op $op --quiet
     done
     # products without the library, in an order that shows a missing barrier
@@ -75,6 +76,24 @@ orders)
     ;;
 model)
     check "" model --model STDiT
+    ;;
+plan)
+    for flags in "--weights bf16" --train; do
+        # shellcheck disable=SC2086
+        "$KINORA_CLI" plan STDiT2-XL/2 --size 16x256x256 --compute bf16 $flags --nodes --device "$device" \
+            >"$work/out" 2>&1 || failed=1
+        for path in 'blocks\.1\.attn' 'blocks\.1\.attn_temp'; do
+            grep -E "$path(\.|  )" "$work/out" | awk '{print $2}' | sort | uniq -c |
+                awk '{print $2 " " $1}' >"$work/ops"
+            if grep -Eq '^(rope|rms_norm|rms_norm_grad|concat|copy|attention|attention_grad) ' "$work/ops" ||
+                ! grep -q '^self_attention 1$' "$work/ops" ||
+                { [ "$flags" = --train ] && ! grep -q '^self_attention_grad 1$' "$work/ops"; }; then
+                echo "FAILED: the plan of $path, $flags"
+                cat "$work/ops"
+                failed=1
+            fi
+        done
+    done
     ;;
 esac
 exit $failed

@@ -114,6 +114,17 @@ void leaving(int *out) {
     if (threadIdx.x % 32 < 31) *mine(out) = __shfl_xor_sync(0xffffffffu, 1, 1);
 }
 
+// Four at once, which lie on a multiple of 16 bytes if `out` does.
+void four_at_once(int *out) {
+    const float values[4] = {1, 2, 3, 4};
+    if (threadIdx.x == 0) kin_store<4>(reinterpret_cast<float *>(out) + 4 * blockIdx.x, values);
+}
+
+void four_read_at_once(int *out) {
+    float values[4];
+    if (threadIdx.x == 0) kin_load<4>(reinterpret_cast<const float *>(out), values);
+}
+
 int next_number(int block, int thread) {
     return 100 * block + (thread + 1) % THREADS;
 }
@@ -171,14 +182,28 @@ void test_hanging(void **) {
     }
 }
 
+// A GPU stops at an access of 16 bytes that does not lie on a multiple of them.
+void test_alignment(void **) {
+    alignas(16) int out[4 * BLOCKS + 4] = {};
+    void (*const kernels[])(int *) = {four_at_once, four_read_at_once};
+    for (void (*kernel)(int *) : kernels)
+        for (int shift = 0; shift <= 4; shift++) {
+            char error[200] = "";
+            const bool fine =
+                launch(kernel, out + shift, THREADS, KIN_EMULATOR_FORWARD, error, sizeof error);
+            assert_int_equal(fine, shift % 4 == 0);
+            assert_true(fine || strstr(error, "not aligned") != nullptr);
+        }
+    assert_int_equal(__float_as_int(4.0f), out[3]);
+}
+
 } // namespace
 
 int main() {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shared),
-        cmocka_unit_test(test_warps),
-        cmocka_unit_test(test_missing_barrier),
-        cmocka_unit_test(test_hanging),
+        cmocka_unit_test(test_shared),          cmocka_unit_test(test_warps),
+        cmocka_unit_test(test_missing_barrier), cmocka_unit_test(test_hanging),
+        cmocka_unit_test(test_alignment),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

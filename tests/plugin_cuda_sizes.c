@@ -1,7 +1,8 @@
 /* The CUDA backend's plain kernels at sizes that the ops' own small cases do not reach: rows for a
  * warp and for a block, groups and sums in several parts, transpositions of several tiles, packs
  * and odd ends. Each plan is run node by node and held to the host's reference in double
- * (kin_plan_check). The device is the first argument; cuda-emulated0 if there is none. */
+ * (kin_plan_check). The device is the first argument, cuda-emulated0 if there is none; settings are
+ * the second. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,6 +27,7 @@
 enum { MAX_INPUTS = 8 };
 
 static const char *device_name = "cuda-emulated0";
+static char settings[256];
 
 /* A graph being made, with its inputs. */
 typedef struct maker {
@@ -84,7 +86,8 @@ static void expect(void (*make)(maker *m, int64_t size), int64_t size, kin_dtype
     kin_device *device = NULL;
     kin_plan *plan = NULL;
     kin_divergence off;
-    assert_int_equal(kin_context_create(NULL, &m.context), KIN_OK);
+    const kin_context_options options = {.struct_size = sizeof options, .settings = settings};
+    assert_int_equal(kin_context_create(&options, &m.context), KIN_OK);
     assert_int_equal(kin_backends_load(m.context, getenv("KINORA_BACKEND_PATH"), &backends),
                      KIN_OK);
     kin_status status = kin_device_open(backends, device_name, &device);
@@ -241,6 +244,9 @@ static void test_norm(void **state) {
 
 int main(int argc, char **argv) {
     if (argc > 1) device_name = argv[1];
+    if (argc > 2) snprintf(settings, sizeof settings, "%s", argv[2]);
+    for (char *c = settings; *c != 0; c++)
+        if (*c == ',') *c = '\n';
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows),  cmocka_unit_test(test_groups),   cmocka_unit_test(test_sums),
         cmocka_unit_test(test_moves), cmocka_unit_test(test_products), cmocka_unit_test(test_norm),

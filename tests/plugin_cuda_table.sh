@@ -16,7 +16,8 @@ complain() {
 if command -v shellcheck >/dev/null; then shellcheck "$script" || failed=1; fi
 
 "$script" --list >"$work/out"
-for part in build ops_f32 ops_bf16 ops_f16 models cases memcheck racecheck demo shapes bench_ops overhead job_plan; do
+for part in build ops_f32 ops_bf16 ops_f16 models cases memcheck racecheck initcheck synccheck code hopper hopper_conv \
+    hopper_check collectives demo shapes shapes_hopper bench_ops overhead memory job_plan job_train; do
     grep -q "^$part " "$work/out" || complain "--list has no $part"
 done
 awk '$2 > 600 {exit 1}' "$work/out" || complain "a part may outlast a call of ten minutes"
@@ -60,6 +61,14 @@ table "${parts[@]}" || complain "going on"
 [ "$(grep -c 'done before' "$work/out")" = 2 ] || complain "parts were done again"
 table "${parts[@]}" --again || complain "--again"
 if grep -q 'done before' "$work/out"; then complain "--again did nothing"; fi
+
+# Training, alone and by two ranks, on the CPU: the emulator would take long.
+"$script" --output "$work/train" --kinora "$KINORA_CLI" --device cpu --small --commit 1234abc \
+    --part job_train --part collectives >"$work/out" 2>&1 || complain "training"
+if ! grep -q 'skipped' "$work/train/parts/job_train.txt"; then
+    grep -q 'clips a second' "$work/train/parts/job_train.txt" || complain "job_train tells no speed"
+    [ "$(grep -c '"loss".*"loss"' "$work/train/parts/collectives.txt")" = 5 ] || complain "collectives"
+fi
 
 # A part that fails is told, and the next one runs.
 if table --device cuda-emulated7 --again "${parts[@]}" --part overhead; then complain "no device, and all is well"; fi

@@ -1,6 +1,6 @@
 /* What the host side of the CUDA backend asks of CUDA: one table of functions, so that no file but
  * runtime.c and blaslt.c knows the toolkit. The plug-in `cuda` has the table of runtime.c; the
- * plug-in `cuda-emulated` that of emulator_api.cc, which is also the tests' fake driver: it counts
+ * plug-in `cuda-emulated` that of emulator_api.c, which is also the tests' fake driver: it counts
  * calls, and fails when it is told to.
  *
  * Functions return 0 or CUDA's error code, whose name `error_name` gives. */
@@ -33,6 +33,8 @@ typedef struct kin_cuda_launch_record {
     size_t shared; /* bytes of dynamic shared memory */
     unsigned argument_count;
     void **arguments;
+    const void *values; /* what the arguments point to, in one piece */
+    size_t value_bytes;
 } kin_cuda_launch_record;
 
 typedef struct kin_cuda_api {
@@ -44,8 +46,10 @@ typedef struct kin_cuda_api {
     int (*choose)(int ordinal); /* the calling thread's device */
     int (*describe)(int ordinal, kin_cuda_properties *out_properties);
     const char *(*error_name)(int code);
-    /* The last error's text where there is more to say than its name, or NULL. */
-    const char *(*error_detail)(void);
+    /* What there is to say of the last error, which was `code`, beside its name; or NULL. */
+    const char *(*error_detail)(int code);
+    /* The capabilities that kernels are built for ("80,90a,90-virtual"); NULL: any. */
+    const char *(*code)(void);
 
     int (*allocate)(void **out_address, size_t size);
     int (*release)(void *address);
@@ -65,8 +69,9 @@ typedef struct kin_cuda_api {
     /* Between any of device and pinned host memory; the ranges do not overlap. */
     int (*copy)(void *target, const void *source, size_t size, void *stream);
     int (*fill)(void *target, int byte, size_t size, void *stream);
-    /* Loads the kernel, so that no launch has to, and lets it have that much shared memory. */
-    int (*prepare)(const void *kernel, size_t shared);
+    /* Loads the kernel, so that no launch has to, and lets it have that much shared memory. Blocks
+     * will have `threads` threads; an error if the kernel does not take so many. */
+    int (*prepare)(const void *kernel, size_t shared, unsigned threads);
     int (*launch)(const kin_cuda_launch_record *launch, void *stream);
 
     int (*capture_begin)(void *stream);

@@ -1,6 +1,6 @@
 /* Rows of attention and attention_grad: which variant a call gets, and its arguments.
  *
- *   short  f16, bf16; at most 16 queries and keys     attention_short.cu
+ *   short  f16, bf16; at most 128 queries and keys    attention_short.cu
  *   mma    f16, bf16; heads up to 128                 attention_mma_forward.cu,
  * attention_mma_grad.cu plain  everything else up to heads of 512         attention_plain.cu
  *
@@ -89,10 +89,6 @@ bool attention_is_aligned(const attention_args *args, kin_dtype dtype) {
     return args->scale > 0;
 }
 
-static bool is_short(const attention_args *args) {
-    return args->queries <= ATTENTION_SHORT_MOST && args->keys <= ATTENTION_SHORT_MOST;
-}
-
 /* ---- attention ---- */
 
 bool attention_can_forward(const kin_device *device, const kin_call *call) {
@@ -114,8 +110,10 @@ kin_status attention_launch_forward(kin_device *device, kin_commands *commands,
     const attention_args args = attention_forward_args(call);
     if (!attention_is_aligned(&args, dtype))
         return attention_plain_forward(device, commands, dtype, &args);
-    return is_short(&args) ? attention_short_forward(device, commands, dtype, &args)
-                           : attention_mma_forward(device, commands, dtype, &args);
+    if (!attention_short_takes(device, &args, false))
+        return attention_mma_forward(device, commands, dtype, &args);
+    const attention_prepare nothing = {};
+    return attention_short_forward(device, commands, dtype, &args, &nothing);
 }
 
 /* ---- attention_grad ---- */
@@ -159,10 +157,12 @@ static kin_status launch_grad(kin_device *device, kin_commands *commands, const 
     if (kin_cuda_has(call, ATTENTION_D_LSE))
         args.d_lse = static_cast<const float *>(kin_cuda_address(&call->in[ATTENTION_D_LSE]));
     args.delta = static_cast<float *>(kin_cuda_scratch(call, 0));
-    const bool mma = attention_is_aligned(&args, dtype), alone = mma && is_short(&args);
+    const bool mma = attention_is_aligned(&args, dtype);
+    const bool alone = mma && attention_short_takes(device, &args, true);
+    const attention_prepare nothing = {};
     if (!alone || with_bias) status = attention_plain_delta(device, commands, dtype, &args);
     if (status == KIN_OK) {
-        if (alone) status = attention_short_grad(device, commands, dtype, &args);
+        if (alone) status = attention_short_grad(device, commands, dtype, &args, &nothing);
         else if (mma) status = attention_mma_grad(device, commands, dtype, &args);
         else status = attention_plain_grad(device, commands, dtype, &args);
     }

@@ -131,12 +131,23 @@ kin_status attention_mma_forward(kin_device *device, kin_commands *commands, kin
 kin_status attention_mma_grad(kin_device *device, kin_commands *commands, kin_dtype dtype,
                               const attention_args *args);
 
-/* attention_short.cu: as the former, for at most 16 queries and 16 keys. The gradient makes its own
- * delta. */
-enum { ATTENTION_SHORT_MOST = 16 };
+/* What self_attention does to q and k before their products. Empty: nothing. */
+struct attention_prepare {
+    kin_ref q_gain, k_gain; /* [size], at multiples of 16 bytes; or without data: no norms */
+    float eps;
+    const float *turns; /* [tokens][size]: cosine and sine of each pair (2i, 2i + 1); or NULL */
+    float *gain_parts;  /* gradient with norms: [attention_short_blocks][2][size] */
+};
+
+/* attention_short.cu: as the former, for at most 128 queries and keys whose tiles fit into shared
+ * memory; and q and k may be prepared, if there are as many of one as of the other and no lengths.
+ * The gradient makes its own delta. */
+enum { ATTENTION_SHORT_MOST = 128 };
+bool attention_short_takes(const kin_device *device, const attention_args *args, bool grad);
+int64_t attention_short_blocks(const attention_args *args);
 kin_status attention_short_forward(kin_device *device, kin_commands *commands, kin_dtype dtype,
-                                   const attention_args *args);
+                                   const attention_args *args, const attention_prepare *prepare);
 kin_status attention_short_grad(kin_device *device, kin_commands *commands, kin_dtype dtype,
-                                const attention_args *args);
+                                const attention_args *args, const attention_prepare *prepare);
 
 #endif

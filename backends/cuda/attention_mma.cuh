@@ -84,14 +84,13 @@ static __device__ __forceinline__ void attention_add(float (&out)[MT][DP / 8][4]
     }
 }
 
-/* Stores the warp's rows times factor[m][0] (rows g) and factor[m][1] (rows g + 8), by way of
- * `tile`, MT x 16 rows of shared memory that are the warp's own. `count` rows exist; `to` is the
- * first. */
+/* The warp's rows times factor[m][0] (rows g) and factor[m][1] (rows g + 8), rounded to T, to
+ * `tile`: MT x 16 rows of shared memory that are the warp's own. */
 template <typename T, int DP, int MT>
-static __device__ __forceinline__ void
-attention_store(uint16_t *to, int64_t step, int count, int size, const float (&x)[MT][DP / 8][4],
-                const float (&factor)[MT][2], uint16_t *tile, int lane) {
-    enum { PITCH = attention_tile<DP>::PITCH, PIECES = DP / 8 };
+static __device__ __forceinline__ void attention_keep(uint16_t *tile,
+                                                      const float (&x)[MT][DP / 8][4],
+                                                      const float (&factor)[MT][2], int lane) {
+    enum { PITCH = attention_tile<DP>::PITCH };
     const int g = lane / 4, t = lane % 4;
     __syncwarp();
 #pragma unroll
@@ -105,12 +104,28 @@ attention_store(uint16_t *to, int64_t step, int count, int size, const float (&x
                     kin_pair<T>(x[m][n][2 * half] * factor[m][half],
                                 x[m][n][2 * half + 1] * factor[m][half]);
     __syncwarp();
-    for (int i = lane; i < MT * 16 * PIECES; i += 32) {
+}
+
+/* Stores ROWS rows of the warp's tile, of which `count` exist; `to` is the first. */
+template <int DP, int ROWS>
+static __device__ __forceinline__ void attention_send(uint16_t *to, int64_t step, int count,
+                                                      int size, const uint16_t *tile, int lane) {
+    enum { PITCH = attention_tile<DP>::PITCH, PIECES = DP / 8 };
+    for (int i = lane; i < ROWS * PIECES; i += 32) {
         const int row = i / PIECES, column = i % PIECES * 8;
         if (row < count && column < size)
             *reinterpret_cast<uint4 *>(to + row * step + column) =
                 *reinterpret_cast<const uint4 *>(tile + row * PITCH + column);
     }
+}
+
+/* Both. */
+template <typename T, int DP, int MT>
+static __device__ __forceinline__ void
+attention_store(uint16_t *to, int64_t step, int count, int size, const float (&x)[MT][DP / 8][4],
+                const float (&factor)[MT][2], uint16_t *tile, int lane) {
+    attention_keep<T, DP>(tile, x, factor, lane);
+    attention_send<DP, MT * 16>(to, step, count, size, tile, lane);
 }
 
 /* The sum and the largest over the four lanes that share a row. */

@@ -4,11 +4,12 @@
 #include "backends/cuda/blaslt.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 kin_status kin_cuda_fail(kin_device *device, int code, const char *what) {
     const kin_cuda_api *api = kin_cuda_of(device)->api;
-    const char *detail = api->error_detail();
+    const char *detail = api->error_detail(code);
     return kin_fail(device->context, KIN_DEVICE, "%s: %s failed: %s (%d)%s%s", device->info.name,
                     what, api->error_name(code), code, detail != NULL ? ": " : "",
                     detail != NULL ? detail : "");
@@ -76,6 +77,22 @@ static kin_status choose(kin_device *device, const char *name, const char *first
     return KIN_OK;
 }
 
+/* "80,90a,90-virtual": machine code serves its own and later minor versions of its major one, that
+ * with an "a" its own version alone, and PTX all later versions. */
+bool cuda_has_code(const char *built, int capability) {
+    while (built != NULL && *built != '\0') {
+        char *end;
+        const long number = strtol(built, &end, 10);
+        const size_t length = strcspn(end, ",");
+        const bool exact = *end == 'a',
+                   ptx = length >= 8 && memcmp(end + length - 8, "-virtual", 8) == 0;
+        if (number == capability) return true;
+        if (!exact && number < capability && (ptx || number / 10 == capability / 10)) return true;
+        built = end + length + (end[length] == ',');
+    }
+    return built == NULL;
+}
+
 static kin_status describe(kin_device *device, kin_cuda_device *state, int index) {
     kin_cuda_properties *p = &state->properties;
     int code = state->api->describe(index, p);
@@ -88,9 +105,16 @@ static kin_status describe(kin_device *device, kin_cuda_device *state, int index
         return kin_fail(device->context, KIN_UNSUPPORTED,
                         "%s has compute capability %d.%d, and kernels are built for 8.0 and later",
                         p->name, p->capability / 10, p->capability % 10);
+    if (!cuda_has_code(state->api->code(), p->capability))
+        return kin_fail(device->context, KIN_UNSUPPORTED,
+                        "%s has compute capability %d.%d, and kernels are built for %s only: build "
+                        "with -DKINORA_CUDA_ARCHS=%d or with PTX (%d-virtual)",
+                        p->name, p->capability / 10, p->capability % 10, state->api->code(),
+                        p->capability, p->capability);
     device->info.memory_total = p->memory_total;
     device->info.memory_free = p->memory_free;
     device->info.alignment = 256;
+    device->info.granularity = 2 << 20; /* pages of the device */
     device->info.threads = p->units;
     if (state->tf32) device->info.product_dtype = KIN_BF16;
     for (int dtype = 0; dtype < KIN_DTYPE_COUNT; dtype++)
@@ -184,6 +208,11 @@ static const kin_backend backend = {
     .discard = cuda_discard,
     .timestamps = cuda_timestamps,
     .set_timed = cuda_set_timed,
+    .group_id = cuda_group_id,
+    .group_join = cuda_group_join,
+    .group_leave = cuda_group_leave,
+    .all_reduce = cuda_all_reduce,
+    .group_broadcast = cuda_group_broadcast,
 };
 
 KIN_API const kin_backend *kin_backend_get(uint32_t abi);

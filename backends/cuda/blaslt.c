@@ -24,8 +24,7 @@ typedef struct product_step {
     kin_cuda_blaslt *blaslt;
     void *desc, *a_layout, *b_layout, *d_layout;
     kin_lt_algo algo;
-    const void *a, *b;
-    void *d, *workspace;
+    kin_cuda_blaslt_data data;
     size_t workspace_size;
     float alpha, beta;
 } product_step;
@@ -96,14 +95,18 @@ static int make_desc(const kin_lt_functions *lt, const kin_cuda_blaslt_shape *s,
                      const void *bias, void **out) {
     const int32_t a = s->a_across ? KIN_LT_OP_T : KIN_LT_OP_N;
     const int32_t b = s->b_across ? KIN_LT_OP_T : KIN_LT_OP_N;
-    const int32_t epilogue = KIN_LT_EPILOGUE_BIAS, bias_type = type_of(s->result);
+    const int32_t bias_type = type_of(s->result);
+    const int32_t epilogue = s->gelu ? (s->bias ? KIN_LT_EPILOGUE_GELU_BIAS : KIN_LT_EPILOGUE_GELU)
+                             : s->bias ? KIN_LT_EPILOGUE_BIAS
+                                       : KIN_LT_EPILOGUE_DEFAULT;
     const bool fast = tf32 && s->operands == KIN_F32;
     int code = lt->desc_create(out, fast ? KIN_LT_COMPUTE_32F_FAST_TF32 : KIN_LT_COMPUTE_32F,
                                KIN_LT_R_32F);
     if (code == 0) code = lt->desc_set(*out, KIN_LT_DESC_TRANSA, &a, sizeof a);
     if (code == 0) code = lt->desc_set(*out, KIN_LT_DESC_TRANSB, &b, sizeof b);
+    if (code == 0 && epilogue != KIN_LT_EPILOGUE_DEFAULT)
+        code = lt->desc_set(*out, KIN_LT_DESC_EPILOGUE, &epilogue, sizeof epilogue);
     if (code != 0 || !s->bias) return code;
-    code = lt->desc_set(*out, KIN_LT_DESC_EPILOGUE, &epilogue, sizeof epilogue);
     if (code == 0)
         code = lt->desc_set(*out, KIN_LT_DESC_BIAS_DATA_TYPE, &bias_type, sizeof bias_type);
     if (code == 0) code = lt->desc_set(*out, KIN_LT_DESC_BIAS_POINTER, &bias, sizeof bias);
@@ -122,9 +125,11 @@ static void end_product(kin_device *device, void *data) {
 
 static kin_status run_product(kin_device *device, void *data, void *stream) {
     const product_step *s = data;
-    int code = s->blaslt->lt.matmul(s->blaslt->handle, s->desc, &s->alpha, s->a, s->a_layout, s->b,
-                                    s->b_layout, &s->beta, s->d, s->d_layout, s->d, s->d_layout,
-                                    &s->algo, s->workspace, s->workspace_size, stream);
+    const kin_cuda_blaslt_data *at = &s->data;
+    const void *c = at->c != NULL ? at->c : at->d;
+    int code = s->blaslt->lt.matmul(
+        s->blaslt->handle, s->desc, &s->alpha, at->a, s->a_layout, at->b, s->b_layout, &s->beta, c,
+        s->d_layout, at->d, s->d_layout, &s->algo, at->workspace, s->workspace_size, stream);
     return code == 0 ? KIN_OK : failed(device, code, "a product");
 }
 
@@ -168,8 +173,8 @@ static int ask(const product_step *step, const kin_cuda_blaslt_shape *s, choice 
         code = lt->preference_set(preference, KIN_LT_PREF_MIN_ALIGNMENT_B_BYTES, &s->b_alignment,
                                   sizeof s->b_alignment);
     if (code == 0)
-        code = lt->preference_set(preference, KIN_LT_PREF_MIN_ALIGNMENT_C_BYTES, &s->d_alignment,
-                                  sizeof s->d_alignment);
+        code = lt->preference_set(preference, KIN_LT_PREF_MIN_ALIGNMENT_C_BYTES, &s->c_alignment,
+                                  sizeof s->c_alignment);
     if (code == 0)
         code = lt->preference_set(preference, KIN_LT_PREF_MIN_ALIGNMENT_D_BYTES, &s->d_alignment,
                                   sizeof s->d_alignment);
@@ -197,7 +202,10 @@ static kin_status choose(kin_device *device, const product_step *step,
         }
     choice *mine = &blaslt->choices[blaslt->choice_count % KEPT_CHOICES];
     memset(mine, 0, sizeof *mine);
-    int code = ask(step, shape, mine);
+    /* Planning asks, too, whatever device was in use before. */
+    int code = kin_cuda_of(device)->api->choose(kin_cuda_of(device)->ordinal);
+    if (code != 0) return kin_cuda_fail(device, code, "choosing the device");
+    code = ask(step, shape, mine);
     if (code != 0) return failed(device, code, "asking for a way");
     memcpy(&mine->shape, shape, sizeof *shape);
     blaslt->choice_count++;
@@ -206,35 +214,34 @@ static kin_status choose(kin_device *device, const product_step *step,
 }
 
 kin_status kin_cuda_blaslt_add(kin_device *device, kin_commands *commands,
-                               const kin_cuda_blaslt_shape *shape, const void *a, const void *b,
-                               void *d, const void *bias, void *workspace, bool *out_taken) {
+                               const kin_cuda_blaslt_shape *shape, const kin_cuda_blaslt_data *data,
+                               bool *out_taken) {
     kin_cuda_device *state = kin_cuda_of(device);
     kin_cuda_blaslt_shape aligned;
     const choice *chosen = NULL;
     *out_taken = false;
     if (state->blaslt == NULL || shape->batch > INT32_MAX) return KIN_OK;
     memcpy(&aligned, shape, sizeof aligned);
-    aligned.a_alignment = alignment_of(a);
-    aligned.b_alignment = alignment_of(b);
-    aligned.d_alignment = alignment_of(d);
+    aligned.a_alignment = alignment_of(data->a);
+    aligned.b_alignment = alignment_of(data->b);
+    aligned.c_alignment = alignment_of(data->c != NULL ? data->c : data->d);
+    aligned.d_alignment = alignment_of(data->d);
+    aligned.bias_alignment = shape->bias ? alignment_of(data->bias) : 0;
     product_step *step = kin_calloc(device->context, 1, sizeof *step);
     if (step == NULL) return KIN_OUT_OF_MEMORY;
     *step = (product_step){.blaslt = state->blaslt,
-                           .a = a,
-                           .b = b,
-                           .d = d,
-                           .workspace = workspace,
+                           .data = *data,
                            .workspace_size = shape->workspace,
                            .alpha = 1,
                            .beta = shape->adds ? 1.0f : 0.0f};
-    int code = describe(step, shape, state->tf32, bias);
+    int code = describe(step, shape, state->tf32, data->bias);
     kin_status status = code == 0 ? choose(device, step, &aligned, &chosen)
                                   : failed(device, code, "describing a product");
-    if (status != KIN_OK || !chosen->found) {
+    *out_taken = status == KIN_OK && chosen->found;
+    if (!*out_taken || commands == NULL) {
         end_product(device, step);
         return status;
     }
     step->algo = chosen->algo;
-    *out_taken = true;
     return kin_cuda_add_step(device, commands, run_product, end_product, step);
 }

@@ -8,20 +8,30 @@
 extern "C" {
 #endif
 
-/* d = op(a) op(b), plus a bias for each row of d, plus what d held: column-major, as the library
- * counts. a is stored m x k, or k x m if it is across; b k x n, or n x k. Steps (from product to
- * product of a batch) and leading dimensions are in elements. */
+/* d = act(op(a) op(b) + c + a bias for each row of d): column-major, as the library counts. a is
+ * stored m x k, or k x m if it is across; b k x n, or n x k. Steps (from product to product of a
+ * batch) and leading dimensions are in elements. */
 typedef struct kin_cuda_blaslt_shape {
     kin_dtype operands, result; /* of a and b: f32, f16, bf16; of d: the same or f32 */
     bool a_across, b_across;
     bool bias; /* of the result's dtype */
-    bool adds; /* to what d held; not together with a bias */
+    bool adds; /* c, which lies as d does, or is d */
+    bool gelu; /* act: GELU in the form with tanh, which the library's is; not together with adds */
     int64_t m, n, k, batch;
     int64_t a_lead, b_lead, d_lead;
     int64_t a_step, b_step, d_step;
-    uint32_t a_alignment, b_alignment, d_alignment; /* bytes; filled in by kin_cuda_blaslt_add */
-    size_t workspace;                               /* bytes that it may use */
+    /* bytes; filled in by kin_cuda_blaslt_add */
+    uint32_t a_alignment, b_alignment, c_alignment, d_alignment, bias_alignment;
+    size_t workspace; /* bytes that it may use */
 } kin_cuda_blaslt_shape;
+
+/* Addresses; c, bias and workspace may be NULL if the shape does not ask for them. */
+typedef struct kin_cuda_blaslt_data {
+    const void *a, *b, *c;
+    void *d;
+    const void *bias;
+    void *workspace;
+} kin_cuda_blaslt_data;
 
 /* Opens the library for the device. That it is not there is no error: state->blaslt stays NULL and
  * the log says so. The setting cuda.products=own leaves it alone; cuda.cublaslt=FILE says which
@@ -29,11 +39,11 @@ typedef struct kin_cuda_blaslt_shape {
 kin_status kin_cuda_blaslt_open(kin_device *device);
 void kin_cuda_blaslt_close(kin_device *device);
 
-/* Appends the product, if the library has a way to do it: *out_taken. bias and workspace may be
- * NULL if the shape does not ask for them. */
+/* Appends the product, if the library has a way to do it: *out_taken. Without `commands` the
+ * library is asked and nothing appended; then addresses stand for their alignment alone. */
 kin_status kin_cuda_blaslt_add(kin_device *device, kin_commands *commands,
-                               const kin_cuda_blaslt_shape *shape, const void *a, const void *b,
-                               void *d, const void *bias, void *workspace, bool *out_taken);
+                               const kin_cuda_blaslt_shape *shape, const kin_cuda_blaslt_data *data,
+                               bool *out_taken);
 
 /* ---- the library's functions and numbers, as its header has them (blaslt_library.c compares) ----
  */
@@ -53,7 +63,10 @@ enum {
     KIN_LT_DESC_EPILOGUE = 7,
     KIN_LT_DESC_BIAS_POINTER = 8,
     KIN_LT_DESC_BIAS_DATA_TYPE = 26,
+    KIN_LT_EPILOGUE_DEFAULT = 1,
     KIN_LT_EPILOGUE_BIAS = 4,
+    KIN_LT_EPILOGUE_GELU = 32,
+    KIN_LT_EPILOGUE_GELU_BIAS = 36,
     KIN_LT_PREF_MAX_WORKSPACE_BYTES = 1,
     KIN_LT_PREF_REDUCTION_SCHEME_MASK = 3,
     KIN_LT_PREF_MIN_ALIGNMENT_A_BYTES = 5,

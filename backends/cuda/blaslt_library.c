@@ -23,7 +23,10 @@ SAME(KIN_LT_DESC_TRANSB, CUBLASLT_MATMUL_DESC_TRANSB);
 SAME(KIN_LT_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_EPILOGUE);
 SAME(KIN_LT_DESC_BIAS_POINTER, CUBLASLT_MATMUL_DESC_BIAS_POINTER);
 SAME(KIN_LT_DESC_BIAS_DATA_TYPE, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE);
+SAME(KIN_LT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_DEFAULT);
 SAME(KIN_LT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_BIAS);
+SAME(KIN_LT_EPILOGUE_GELU, CUBLASLT_EPILOGUE_GELU);
+SAME(KIN_LT_EPILOGUE_GELU_BIAS, CUBLASLT_EPILOGUE_GELU_BIAS);
 SAME(KIN_LT_PREF_MAX_WORKSPACE_BYTES, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES);
 SAME(KIN_LT_PREF_REDUCTION_SCHEME_MASK, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK);
 SAME(KIN_LT_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES);
@@ -64,12 +67,14 @@ static bool find_all(void *library, kin_lt_functions *out) {
 bool kin_lt_load(const char *file, kin_lt_functions *out, void **out_library,
                  const char **out_why) {
     static const char *const usual[] = {"libcublasLt.so.13",
-                                        KIN_CUDA_LIBRARIES "/libcublasLt.so.13", NULL};
+                                        KIN_CUDA_LIBRARIES "/libcublasLt.so.13",
+                                        "/usr/local/cuda/lib64/libcublasLt.so.13", NULL};
     const char *const given[] = {file, NULL};
+    /* It stays, once it is loaded: that takes a while, and it has left things with the runtime. */
     void *library = NULL;
     for (const char *const *name = file != NULL ? given : usual; *name != NULL && library == NULL;
          name++)
-        library = dlopen(*name, RTLD_NOW | RTLD_LOCAL);
+        library = dlopen(*name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     *out_library = library;
     if (library != NULL && find_all(library, out)) return true;
     *out_why = library != NULL ? "the libcublasLt that was found lacks a function"

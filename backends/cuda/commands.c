@@ -1,9 +1,14 @@
 /* Lists of steps, recorded once with all arguments and submitted often. The first submit queues
  * step by step; the second makes a CUDA graph of them, which all later ones launch. A list that is
- * timed is queued step by step, with an event behind each call. */
+ * timed is queued step by step, with an event behind each call. Launches of neighbouring calls that
+ * may be one (joined.cuh) are one, but for lists that are timed. */
 #include "backends/cuda/internal.h"
 
+#include <stddef.h>
 #include <string.h>
+
+/* What drivers before 12.1, and kernels built as these are, take. */
+enum { PARAMETER_BYTES = 4096 };
 
 typedef enum cuda_step_kind { STEP_LAUNCH, STEP_COPY, STEP_FILL, STEP_RUN } cuda_step_kind;
 
@@ -11,7 +16,10 @@ typedef struct cuda_step {
     cuda_step_kind kind;
     kin_cuda_launch_record launch; /* STEP_LAUNCH; `memory` holds its arguments */
     void *memory;
-    void *target; /* STEP_COPY, STEP_FILL */
+    kin_cuda_joined_kernel twin; /* .kernel NULL: stands alone */
+    size_t item_size;            /* of its one argument */
+    bool joins;                  /* the step before it */
+    void *target;                /* STEP_COPY, STEP_FILL */
     const void *source;
     size_t size;
     int byte;
@@ -19,12 +27,31 @@ typedef struct cuda_step {
     kin_cuda_step_end_fn end;
 } cuda_step;
 
+/* Steps first .. first + count - 1 as one launch. */
+typedef struct cuda_join {
+    size_t first, count;
+    kin_cuda_launch_record launch;
+    const void *items, *firsts;
+    int item_count;
+    void *arguments[3]; /* of the launch: where the three before lie */
+} cuda_join;
+
+/* Memory that a call of the run reads or writes. */
+typedef struct cuda_range {
+    const char *start, *end;
+    bool written;
+} cuda_range;
+
 struct kin_commands {
     const char *name; /* of the row that is being recorded */
     cuda_step *steps;
     size_t step_count, step_capacity;
     size_t *call_ends; /* call i is made of the steps up to call_ends[i] */
     size_t call_count, call_capacity;
+    cuda_range *ranges; /* of the run of steps that join */
+    size_t range_count, range_capacity;
+    cuda_join *joins;
+    size_t join_count;
     void **tables; /* kin_cuda_table */
     size_t table_count, table_capacity;
     void *graph;
@@ -73,44 +100,67 @@ static size_t aligned(size_t offset, size_t alignment) {
     return (offset + alignment - 1) / alignment * alignment;
 }
 
-/* The arguments in one piece of memory: the pointers, then the values, aligned. */
+/* The arguments in one piece of memory: the pointers, then the values as the kernel's parameters
+ * lie. */
 static kin_status copy_arguments(kin_device *device, const kin_cuda_launch_record *record,
                                  const size_t *sizes, const size_t *alignments, cuda_step *step) {
-    size_t size = record->argument_count * sizeof(void *), most = 1;
-    for (unsigned i = 0; i < record->argument_count; i++) {
+    const unsigned count = record->argument_count;
+    size_t bytes = 0, most = 16;
+    for (unsigned i = 0; i < count; i++) {
         if (alignments[i] > most) most = alignments[i];
-        size = aligned(size, alignments[i]) + sizes[i];
+        bytes = aligned(bytes, alignments[i]) + sizes[i];
     }
-    step->memory = kin_alloc(device->context, size + most);
+    if (bytes > PARAMETER_BYTES)
+        return kin_fail(device->context, KIN_UNSUPPORTED,
+                        "a kernel takes not %zu bytes of "
+                        "parameters, but %d",
+                        bytes, PARAMETER_BYTES);
+    const size_t first = aligned(count * sizeof(void *), most);
+    step->memory = kin_alloc(device->context, first + bytes + most);
     if (step->memory == NULL) return KIN_OUT_OF_MEMORY;
-    uintptr_t start = aligned((uintptr_t)step->memory, most > 16 ? most : 16);
+    uintptr_t start = aligned((uintptr_t)step->memory, most);
     char *place = (char *)step->memory + (start - (uintptr_t)step->memory);
-    size_t at = record->argument_count * sizeof(void *);
     step->launch.arguments = (void **)(void *)place;
-    for (unsigned i = 0; i < record->argument_count; i++) {
+    step->launch.values = place + first;
+    step->launch.value_bytes = bytes;
+    for (size_t i = 0, at = 0; i < count; at += sizes[i++]) {
         at = aligned(at, alignments[i]);
-        memcpy(place + at, record->arguments[i], sizes[i]);
-        step->launch.arguments[i] = place + at;
-        at += sizes[i];
+        memcpy(place + first + at, record->arguments[i], sizes[i]);
+        step->launch.arguments[i] = place + first + at;
     }
     return KIN_OK;
+}
+
+static kin_status load(kin_device *device, const void *kernel,
+                       const kin_cuda_launch_record *record) {
+    const unsigned *block = record->block;
+    return cuda_checked(
+        device,
+        kin_cuda_of(device)->api->prepare(kernel, record->shared, block[0] * block[1] * block[2]),
+        "loading a kernel");
 }
 
 kin_status kin_cuda_add_launch(kin_device *device, kin_commands *commands,
                                const kin_cuda_launch_record *record, const size_t *sizes,
                                const size_t *alignments) {
-    kin_cuda_device *state = kin_cuda_of(device);
     cuda_step step = {.kind = STEP_LAUNCH, .launch = *record};
     if (record->grid[0] == 0 || record->grid[1] == 0 || record->grid[2] == 0) return KIN_OK;
     kin_status status = check_launch(device, record);
-    if (status == KIN_OK)
-        status = cuda_checked(device, state->api->prepare(record->kernel, record->shared),
-                              "loading a kernel");
+    if (status == KIN_OK) status = load(device, record->kernel, record);
     if (status != KIN_OK) return status;
     step.launch.name = commands->name;
+    step.item_size = record->argument_count == 1 ? sizes[0] : 0;
     status = copy_arguments(device, record, sizes, alignments, &step);
     if (status == KIN_OK) status = append(device, commands, &step);
     if (status != KIN_OK) kin_free(device->context, step.memory);
+    return status;
+}
+
+kin_status kin_cuda_may_join(kin_device *device, kin_commands *commands,
+                             const kin_cuda_joined_kernel *twin) {
+    cuda_step *step = &commands->steps[commands->step_count - 1];
+    kin_status status = load(device, twin->kernel, &step->launch);
+    if (status == KIN_OK) step->twin = *twin;
     return status;
 }
 
@@ -156,6 +206,140 @@ kin_status kin_cuda_table(kin_device *device, kin_commands *commands, const void
     return cuda_upload(device, data, &buffer, 0, size);
 }
 
+/* ---- joining ---- */
+
+static cuda_range range_of(const kin_operand *operand, bool written) {
+    const kin_desc *desc = &operand->desc;
+    const char *start = kin_cuda_address(operand);
+    if (start == NULL || kin_desc_count(desc) == 0) return (cuda_range){NULL, NULL, written};
+    if (kin_desc_is_dense(desc)) return (cuda_range){start, start + kin_desc_bytes(desc), written};
+    const int64_t size = (int64_t)kin_dtype_size(desc->dtype);
+    int64_t low = 0, high = 0;
+    for (int a = 0; a < desc->rank; a++) {
+        const int64_t reach = (desc->dims[a] - 1) * desc->strides[a];
+        *(reach < 0 ? &low : &high) += reach;
+    }
+    return (cuda_range){start + low * size, start + (high + 1) * size, written};
+}
+
+/* True if one of them writes what the other one touches. */
+static bool collide(const cuda_range *a, const cuda_range *b) {
+    return (a->written || b->written) && a->start < b->end && b->start < a->end;
+}
+
+/* Adds what the call touches to the run's ranges, unless it collides with them. */
+static kin_status add_ranges(kin_device *device, kin_commands *commands, const kin_call *call,
+                             bool *out_collides) {
+    const size_t before = commands->range_count;
+    *out_collides = false;
+    for (int k = 0; k < call->in_count + call->out_count; k++) {
+        const bool written = k >= call->in_count;
+        const cuda_range mine =
+            range_of(written ? &call->out[k - call->in_count] : &call->in[k], written);
+        if (mine.start == NULL) continue;
+        for (size_t i = 0; i < before; i++)
+            if (collide(&mine, &commands->ranges[i])) {
+                *out_collides = true;
+                commands->range_count = before;
+                return KIN_OK;
+            }
+        cuda_range *list = grown(device->context, commands->ranges, commands->range_count,
+                                 &commands->range_capacity, sizeof *list);
+        if (list == NULL) return KIN_OUT_OF_MEMORY;
+        commands->ranges = list;
+        list[commands->range_count++] = mine;
+    }
+    return KIN_OK;
+}
+
+/* True if step `index` may stand in one launch with the one before it, whatever memory they use. */
+static bool goes_with_last(const kin_commands *commands, size_t index) {
+    const cuda_step *step = &commands->steps[index];
+    if (index == 0) return false;
+    const cuda_step *before = step - 1;
+    return before->twin.kernel == step->twin.kernel && before->item_size == step->item_size &&
+           before->launch.block[0] == step->launch.block[0];
+}
+
+/* Whether the call's one step, at `index`, joins the one before it. */
+static kin_status look_for_join(kin_device *device, kin_commands *commands, const kin_call *call,
+                                size_t index) {
+    bool collides = true;
+    kin_status status = KIN_OK;
+    if (commands->step_count != index + 1 || commands->steps[index].twin.kernel == NULL ||
+        call->scratch_size > 0) {
+        commands->range_count = 0; /* the run ends */
+        for (size_t i = index; i < commands->step_count; i++) commands->steps[i].twin.kernel = NULL;
+        return KIN_OK;
+    }
+    if (goes_with_last(commands, index)) status = add_ranges(device, commands, call, &collides);
+    commands->steps[index].joins = status == KIN_OK && !collides;
+    if (status != KIN_OK || !collides) return status;
+    commands->range_count = 0; /* a new run */
+    return add_ranges(device, commands, call, &collides);
+}
+
+/* The steps from `first` that are one launch: 1 or more. */
+static size_t run_length(const kin_commands *commands, size_t first) {
+    uint64_t blocks = commands->steps[first].launch.grid[0];
+    size_t count = 1;
+    for (; first + count < commands->step_count; count++) {
+        const cuda_step *step = &commands->steps[first + count];
+        blocks += step->launch.grid[0];
+        if (!step->joins || blocks > INT32_MAX) break;
+    }
+    return count;
+}
+
+/* The table of a run's items, and the launch. */
+static kin_status make_join(kin_device *device, kin_commands *commands, size_t first, size_t count,
+                            cuda_join *join) {
+    const cuda_step *steps = commands->steps + first;
+    const size_t size = steps->item_size, items = (count * size + 15) / 16 * 16;
+    const size_t bytes = items + (count + 1) * sizeof(unsigned);
+    char *table = kin_calloc(device->context, 1, bytes);
+    void *address = NULL;
+    if (table == NULL) return KIN_OUT_OF_MEMORY;
+    unsigned *firsts = (unsigned *)(void *)(table + items);
+    for (size_t i = 0; i < count; i++) {
+        memcpy(table + i * size, steps[i].launch.arguments[0], size);
+        firsts[i + 1] = firsts[i] + steps[i].launch.grid[0];
+    }
+    *join = (cuda_join){.first = first, .count = count, .launch = steps->launch};
+    join->launch.kernel = steps->twin.kernel;
+    join->launch.emulated = steps->twin.emulated;
+    join->launch.grid[0] = firsts[count];
+    kin_status status = kin_cuda_table(device, commands, table, bytes, &address);
+    kin_free(device->context, table);
+    join->items = address;
+    join->firsts = (const char *)address + items;
+    join->item_count = (int)count;
+    join->arguments[0] = &join->items, join->arguments[1] = &join->firsts;
+    join->arguments[2] = &join->item_count;
+    join->launch.arguments = join->arguments;
+    join->launch.values = &join->items;
+    join->launch.value_bytes = offsetof(cuda_join, arguments) - offsetof(cuda_join, items);
+    join->launch.argument_count = 3;
+    return status;
+}
+
+static kin_status make_joins(kin_device *device, kin_commands *commands) {
+    size_t count = 0, length = 1;
+    kin_status status = KIN_OK;
+    for (size_t i = 0; i < commands->step_count; i += length)
+        count += (length = run_length(commands, i)) > 1;
+    if (count == 0) return KIN_OK;
+    commands->joins = kin_calloc(device->context, count, sizeof *commands->joins);
+    if (commands->joins == NULL) return KIN_OUT_OF_MEMORY;
+    for (size_t i = 0; i < commands->step_count && status == KIN_OK; i += length) {
+        length = run_length(commands, i);
+        if (length > 1)
+            status =
+                make_join(device, commands, i, length, &commands->joins[commands->join_count++]);
+    }
+    return status;
+}
+
 /* ---- lists ---- */
 
 kin_status cuda_begin(kin_device *device, kin_commands **out_commands) {
@@ -170,15 +354,30 @@ kin_status cuda_record(kin_device *device, kin_commands *commands, const kin_ker
     if (ends == NULL) return KIN_OUT_OF_MEMORY;
     commands->call_ends = ends;
     commands->name = kernel->name;
-    kin_status status = kernel->launch(device, commands, call);
+    const size_t first = commands->step_count;
+    kin_status status = cuda_enter(device);
+    if (status == KIN_OK) status = kernel->launch(device, commands, call);
+    if (status == KIN_OK) status = look_for_join(device, commands, call, first);
     if (status != KIN_OK) return kin_fail_in(device->context, status, "%s", kernel->name);
     ends[commands->call_count++] = commands->step_count;
     return KIN_OK;
 }
 
+kin_status cuda_add_calls(kin_device *device, kin_commands *commands, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        size_t *ends = grown(device->context, commands->call_ends, commands->call_count,
+                             &commands->call_capacity, sizeof *ends);
+        if (ends == NULL) return KIN_OUT_OF_MEMORY;
+        commands->call_ends = ends;
+        ends[commands->call_count++] = commands->step_count;
+    }
+    return KIN_OK;
+}
+
 kin_status cuda_end(kin_device *device, kin_commands *commands) {
     commands->no_graph = !kin_cuda_of(device)->graphs;
-    return KIN_OK;
+    kin_status status = cuda_enter(device);
+    return status == KIN_OK ? make_joins(device, commands) : status;
 }
 
 static kin_status queue(kin_device *device, const cuda_step *step) {
@@ -203,9 +402,18 @@ static kin_status queue(kin_device *device, const cuda_step *step) {
 }
 
 static kin_status queue_all(kin_device *device, const kin_commands *commands) {
+    kin_cuda_device *state = kin_cuda_of(device);
+    const cuda_join *join = commands->joins, *last = join + commands->join_count;
     kin_status status = KIN_OK;
-    for (size_t i = 0; i < commands->step_count && status == KIN_OK; i++)
-        status = queue(device, &commands->steps[i]);
+    for (size_t i = 0; i < commands->step_count && status == KIN_OK;) {
+        if (join != last && join->first == i) {
+            const int code = state->api->launch(&join->launch, state->stream);
+            status = code == 0 ? KIN_OK : kin_cuda_fail(device, code, join->launch.name);
+            i += join++->count;
+        } else {
+            status = queue(device, &commands->steps[i++]);
+        }
+    }
     return status;
 }
 
@@ -284,6 +492,8 @@ void cuda_discard(kin_device *device, kin_commands *commands) {
         (void)state->api->release(commands->tables[i]);
     free_events(device, commands);
     kin_free(device->context, commands->tables);
+    kin_free(device->context, commands->ranges);
+    kin_free(device->context, commands->joins);
     kin_free(device->context, commands->steps);
     kin_free(device->context, commands->call_ends);
     kin_free(device->context, commands);

@@ -65,28 +65,38 @@ static bool can_take(const kin_device *device, const kin_call *call, const kin_c
 
 /* ---- packed weights ---- */
 
-enum { PACK = 32, PACK_ROWS = 8 }; /* PACK x PACK weights, and the threads' second axis */
+/* PACK x PACK weights with TAPS taps, and the threads' second axis. */
+enum { PACK = 32, PACK_ROWS = 8, TAPS = 9, PACK_PITCH = PACK * TAPS + 1 };
 
-/* A block takes 32 outputs and 32 inputs, tap by tap, by way of shared memory, so that both sides
- * are read and written in the order of memory. by_input: rows are input channels. */
+/* A block takes 32 outputs and 32 inputs, 9 taps at a time, by way of shared memory, so that both
+ * sides are read and written in the order of memory. by_input: rows are input channels. Predicted:
+ * 512 x 512 x 9 of bf16 is 9.4 MB, in a launch of 3 us. */
 template <typename S, typename T>
 static __global__ void __launch_bounds__(PACK *PACK_ROWS)
     conv_pack(const S *w, T *packed, int outputs, int inputs, int taps, int padded, bool by_input) {
-    __shared__ float tile[PACK][PACK + 1];
+    __shared__ float tile[PACK][PACK_PITCH];
     const int x = (int)threadIdx.x, y = (int)threadIdx.y;
     const int o = (int)blockIdx.y * PACK, c = (int)blockIdx.x * PACK;
     const int rows = by_input ? inputs : outputs, row = by_input ? c : o;
     const int channel = (by_input ? o : c) + x;
-    for (int tap = 0; tap < taps; tap++) {
-        for (int i = y; i < PACK; i += PACK_ROWS)
-            tile[i][x] = o + i < outputs && c + x < inputs
-                             ? kin_value(w[((int64_t)(o + i) * inputs + c + x) * taps + tap])
-                             : 0.0f;
+    for (int first = 0; first < taps; first += TAPS) {
+        const int count = min(taps - first, (int)TAPS);
+        for (int i = y; i < PACK; i += PACK_ROWS) {
+            const S *from = w + ((int64_t)(o + i) * inputs + c) * taps + first;
+            for (int e = x; e < PACK * count; e += PACK) {
+                const int input = e / count;
+                tile[i][e] = o + i < outputs && c + input < inputs
+                                 ? kin_value(from[(int64_t)input * taps + e % count])
+                                 : 0.0f;
+            }
+        }
         __syncthreads();
-        for (int i = y; i < PACK; i += PACK_ROWS)
-            if (row + i < rows && channel < padded)
-                packed[((int64_t)tap * rows + row + i) * padded + channel] =
-                    kin_rounded<T>(by_input ? tile[x][i] : tile[i][x]);
+        for (int tap = 0; tap < count; tap++)
+            for (int i = y; i < PACK; i += PACK_ROWS)
+                if (row + i < rows && channel < padded)
+                    packed[((int64_t)(first + tap) * rows + row + i) * padded + channel] =
+                        kin_rounded<T>(by_input ? tile[x][i * count + tap]
+                                                : tile[i][x * count + tap]);
         __syncthreads();
     }
 }
@@ -95,8 +105,8 @@ static int64_t packed_count(const conv_args *a) {
     return (int64_t)a->taps * a->rows * a->padded;
 }
 
-static kin_status pack(kin_device *device, kin_commands *commands, const kin_operand *w,
-                       kin_dtype dtype, const conv_args *a, bool by_input, void *packed) {
+kin_status conv_pack_weights(kin_device *device, kin_commands *commands, const kin_operand *w,
+                             kin_dtype dtype, const conv_args *a, bool by_input, void *packed) {
     const int64_t outputs = w->desc.dims[0], inputs = w->desc.dims[1];
     const dim3 grid(kin_cuda_blocks(inputs, PACK), kin_cuda_blocks(outputs, PACK));
     return kin_with_real(w->desc.dtype, [&](auto source) {
@@ -110,7 +120,7 @@ static kin_status pack(kin_device *device, kin_commands *commands, const kin_ope
 
 /* ---- conv and conv_grad_input ---- */
 
-static conv_args forward_shape(const kin_call *call) {
+conv_args conv_forward_shape(const kin_call *call) {
     int kernel[3];
     axes_of(&call->in[1].desc, kernel);
     conv_args a = shape_of(static_cast<const kin_conv_attrs *>(call->attrs), &call->in[0].desc,
@@ -119,7 +129,7 @@ static conv_args forward_shape(const kin_call *call) {
     return a;
 }
 
-static conv_args input_shape(const kin_call *call) {
+conv_args conv_input_shape(const kin_call *call) {
     const kin_conv_size_attrs *attrs = static_cast<const kin_conv_size_attrs *>(call->attrs);
     int kernel[3];
     axes_of(&call->in[1].desc, kernel);
@@ -128,11 +138,11 @@ static conv_args input_shape(const kin_call *call) {
     return a;
 }
 
-static bool can_forward(const kin_device *device, const kin_call *call) {
+bool conv_can_forward(const kin_device *device, const kin_call *call) {
     return can_take(device, call, static_cast<const kin_conv_attrs *>(call->attrs));
 }
 
-static bool can_size(const kin_device *device, const kin_call *call) {
+bool conv_can_input(const kin_device *device, const kin_call *call) {
     return can_take(device, call, &static_cast<const kin_conv_size_attrs *>(call->attrs)->conv);
 }
 
@@ -140,23 +150,23 @@ static size_t packed_bytes(const kin_call *call, const conv_args *a) {
     return (size_t)packed_count(a) * kin_dtype_size(call->in[0].desc.dtype);
 }
 
-static size_t forward_scratch(const kin_device *device, const kin_call *call) {
+size_t conv_forward_scratch(const kin_device *device, const kin_call *call) {
     (void)device;
-    const conv_args a = forward_shape(call);
+    const conv_args a = conv_forward_shape(call);
     return packed_bytes(call, &a);
 }
 
-static size_t input_scratch(const kin_device *device, const kin_call *call) {
+size_t conv_input_scratch(const kin_device *device, const kin_call *call) {
     (void)device;
-    const conv_args a = input_shape(call);
+    const conv_args a = conv_input_shape(call);
     return packed_bytes(call, &a);
 }
 
 static kin_status run(kin_device *device, kin_commands *commands, const kin_call *call,
                       conv_args *a, bool input) {
     const kin_dtype dtype = call->in[0].desc.dtype;
-    kin_status status =
-        pack(device, commands, &call->in[1], dtype, a, input, kin_cuda_scratch(call, 0));
+    kin_status status = conv_pack_weights(device, commands, &call->in[1], dtype, a, input,
+                                          kin_cuda_scratch(call, 0));
     a->x = kin_cuda_address(&call->in[0]);
     a->w = kin_cuda_scratch(call, 0);
     a->y = kin_cuda_address(&call->out[0]);
@@ -165,8 +175,8 @@ static kin_status run(kin_device *device, kin_commands *commands, const kin_call
                             : conv_mma(device, commands, dtype, a, input);
 }
 
-static kin_status launch_forward(kin_device *device, kin_commands *commands, const kin_call *call) {
-    conv_args a = forward_shape(call);
+kin_status conv_launch_forward(kin_device *device, kin_commands *commands, const kin_call *call) {
+    conv_args a = conv_forward_shape(call);
     if (kin_cuda_has(call, 2)) {
         a.bias = kin_cuda_address(&call->in[2]);
         a.bias_dtype = call->in[2].desc.dtype;
@@ -174,8 +184,8 @@ static kin_status launch_forward(kin_device *device, kin_commands *commands, con
     return run(device, commands, call, &a, false);
 }
 
-static kin_status launch_input(kin_device *device, kin_commands *commands, const kin_call *call) {
-    conv_args a = input_shape(call);
+kin_status conv_launch_input(kin_device *device, kin_commands *commands, const kin_call *call) {
+    conv_args a = conv_input_shape(call);
     return run(device, commands, call, &a, true);
 }
 
@@ -184,7 +194,7 @@ static kin_status launch_input(kin_device *device, kin_commands *commands, const
 /* Blocks for every tile and tap are few, so the sum is cut into parts, each of 8 steps or more,
  * until there are about 512; as the shape alone says, so that the result is the same on every
  * device. */
-static conv_args weight_shape(const kin_call *call) {
+conv_args conv_weight_shape(const kin_call *call) {
     enum { BLOCKS = 512, LEAST = 8, TILE = 128 };
     const kin_conv_size_attrs *attrs = static_cast<const kin_conv_size_attrs *>(call->attrs);
     int kernel[3];
@@ -211,37 +221,43 @@ static __global__ void conv_join(const float *parts, T *dw, int splits, int taps
     dw[index % plane * taps + index / plane] = kin_rounded<T>(sum);
 }
 
-static size_t weight_scratch(const kin_device *device, const kin_call *call) {
+kin_status conv_join_parts(kin_device *device, kin_commands *commands, const kin_call *call,
+                           const conv_args *a) {
+    const int64_t plane = (int64_t)a->rows * a->channels;
+    return kin_with_real(call->out[0].desc.dtype, [&](auto target) {
+        return kin_cuda_launch(device, commands, conv_join<decltype(target)>,
+                               dim3(kin_cuda_blocks(plane * a->taps, 256)), dim3(256), 0, a->y,
+                               kin_cuda_address(&call->out[0]), a->splits, a->taps, plane);
+    });
+}
+
+size_t conv_weight_scratch(const kin_device *device, const kin_call *call) {
     (void)device;
-    const conv_args a = weight_shape(call);
+    const conv_args a = conv_weight_shape(call);
     return (size_t)a.splits * a.taps * a.rows * a.channels * sizeof(float);
 }
 
 /* dy has the storage of x. */
-static bool can_weight(const kin_device *device, const kin_call *call) {
-    return can_size(device, call) && call->in[0].desc.dtype == call->in[1].desc.dtype;
+bool conv_can_weight(const kin_device *device, const kin_call *call) {
+    return conv_can_input(device, call) && call->in[0].desc.dtype == call->in[1].desc.dtype;
 }
 
-static kin_status launch_weight(kin_device *device, kin_commands *commands, const kin_call *call) {
+kin_status conv_launch_weight(kin_device *device, kin_commands *commands, const kin_call *call) {
     const kin_dtype dtype = call->in[0].desc.dtype;
-    conv_args a = weight_shape(call);
+    conv_args a = conv_weight_shape(call);
     a.x = kin_cuda_address(&call->in[0]);
     a.w = kin_cuda_address(&call->in[1]);
     a.y = kin_cuda_scratch(call, 0);
     kin_status status = dtype == KIN_F32 ? conv_plain_weight(device, commands, &a)
                                          : conv_mma_weight(device, commands, dtype, &a);
-    if (status != KIN_OK) return status;
-    const int64_t plane = (int64_t)a.rows * a.channels;
-    return kin_with_real(dtype, [&](auto target) {
-        return kin_cuda_launch(device, commands, conv_join<decltype(target)>,
-                               dim3(kin_cuda_blocks(plane * a.taps, 256)), dim3(256), 0, a.y,
-                               kin_cuda_address(&call->out[0]), a.splits, a.taps, plane);
-    });
+    return status == KIN_OK ? conv_join_parts(device, commands, call, &a) : status;
 }
 
 KIN_CUDA_ROWS(conv) = {
-    {"conv", "cuda_conv", 0, 0, can_forward, forward_scratch, launch_forward},
-    {"conv_grad_input", "cuda_conv_grad_input", 0, 0, can_size, input_scratch, launch_input},
-    {"conv_grad_weight", "cuda_conv_grad_weight", 0, 0, can_weight, weight_scratch, launch_weight},
+    {"conv", "cuda_conv", 0, 0, conv_can_forward, conv_forward_scratch, conv_launch_forward},
+    {"conv_grad_input", "cuda_conv_grad_input", 0, 0, conv_can_input, conv_input_scratch,
+     conv_launch_input},
+    {"conv_grad_weight", "cuda_conv_grad_weight", 0, 0, conv_can_weight, conv_weight_scratch,
+     conv_launch_weight},
     {},
 };

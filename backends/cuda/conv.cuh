@@ -80,6 +80,25 @@ static __device__ __forceinline__ conv_source conv_target_of(const conv_args &a,
     return source;
 }
 
+/* The axis of time alone: the frames that result `time` reads at a tap (conv_source_of), and the
+ * results that read frame `time` (conv_target_of), which follow one another. */
+struct conv_frames {
+    int first, count;
+};
+static __device__ __forceinline__ conv_frames conv_frames_from(int time, int tap, int before,
+                                                               int stride, int frames,
+                                                               bool causal) {
+    const int place = time * stride + tap - before;
+    if (causal && place < 0) return conv_frames{0, 1};
+    return conv_frames{place, place >= 0 && place < frames};
+}
+static __device__ __forceinline__ conv_frames conv_frames_to(int time, int tap, int before,
+                                                             int stride, int frames, bool causal) {
+    const int place = time + before - tap, result = place / stride;
+    if (causal && time == 0) return conv_frames{0, place < 0 ? 0 : min(result + 1, frames)};
+    return conv_frames{result, place >= 0 && result < frames && result * stride == place};
+}
+
 template <bool INPUT>
 static __device__ __forceinline__ conv_source conv_place_of(const conv_args &a, const int (&at)[3],
                                                             int tap) {
@@ -94,6 +113,31 @@ static __device__ __forceinline__ float conv_bias_of(const conv_args &a, int row
     if (a.bias_dtype == KIN_BF16) return kin_value(static_cast<const kin_bf16 *>(a.bias)[row]);
     return kin_value(static_cast<const kin_f16 *>(a.bias)[row]);
 }
+
+/* ---- rows of conv.cu, which those for Hopper share and hand their calls on to ---- */
+
+/* The shapes of a call; pointers are not set. */
+conv_args conv_forward_shape(const kin_call *call);
+conv_args conv_input_shape(const kin_call *call);
+conv_args conv_weight_shape(const kin_call *call);
+
+bool conv_can_forward(const kin_device *device, const kin_call *call);
+bool conv_can_input(const kin_device *device, const kin_call *call);
+bool conv_can_weight(const kin_device *device, const kin_call *call);
+size_t conv_forward_scratch(const kin_device *device, const kin_call *call);
+size_t conv_input_scratch(const kin_device *device, const kin_call *call);
+size_t conv_weight_scratch(const kin_device *device, const kin_call *call);
+kin_status conv_launch_forward(kin_device *device, kin_commands *commands, const kin_call *call);
+kin_status conv_launch_input(kin_device *device, kin_commands *commands, const kin_call *call);
+kin_status conv_launch_weight(kin_device *device, kin_commands *commands, const kin_call *call);
+
+/* w as [tap][row][padded channel] of the dtype, which lies at `packed`; by_input: rows are input
+ * channels. */
+kin_status conv_pack_weights(kin_device *device, kin_commands *commands, const kin_operand *w,
+                             kin_dtype dtype, const conv_args *a, bool by_input, void *packed);
+/* The splits at a->y, [split][tap][row][channel], added up in their order into the call's dw. */
+kin_status conv_join_parts(kin_device *device, kin_commands *commands, const kin_call *call,
+                           const conv_args *a);
 
 /* ---- variants (x and w are of the dtype) ---- */
 

@@ -84,6 +84,17 @@ kin_status kin_cuda_add_launch(kin_device *device, kin_commands *commands,
                                const kin_cuda_launch_record *record, const size_t *sizes,
                                const size_t *alignments);
 
+/* The twin of a kernel with one parameter: it takes (table of such parameters, number of the first
+ * block of each and behind the last, count). */
+typedef struct kin_cuda_joined_kernel {
+    const void *kernel;
+    void (*emulated)(const void *kernel, void *const *arguments); /* as in the record */
+} kin_cuda_joined_kernel;
+/* The launch that was added last is all of its call, and may be one with those of neighbouring
+ * calls that have the same twin (joined.cuh). */
+kin_status kin_cuda_may_join(kin_device *device, kin_commands *commands,
+                             const kin_cuda_joined_kernel *twin);
+
 /* A copy within device memory, and a fill. */
 kin_status kin_cuda_add_copy(kin_device *device, kin_commands *commands, void *target,
                              const void *source, size_t size);

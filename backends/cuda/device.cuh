@@ -28,6 +28,14 @@ template <typename T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N :
     T at[N];
 };
 
+#ifdef KIN_CUDA_EMULATED
+/* In place of an address that is not aligned, after which the launch fails. */
+template <typename T, int N> static inline T *kin_emulated_elsewhere() {
+    static kin_pack<T, N> nowhere;
+    return nowhere.at;
+}
+#endif
+
 static __device__ __forceinline__ float kin_value(float v) {
     return v;
 }
@@ -66,6 +74,9 @@ template <> __device__ __forceinline__ kin_f16 kin_rounded<kin_f16>(float v) {
  * to 16 bytes. */
 template <int N, typename T>
 static __device__ __forceinline__ void kin_load(const T *p, float (&out)[N]) {
+#ifdef KIN_CUDA_EMULATED
+    if (!kin_emulated_is_aligned(p, alignof(kin_pack<T, N>))) p = kin_emulated_elsewhere<T, N>();
+#endif
     kin_pack<T, N> pack = *reinterpret_cast<const kin_pack<T, N> *>(p);
 #pragma unroll
     for (int i = 0; i < N; i++) out[i] = kin_value(pack.at[i]);
@@ -73,6 +84,9 @@ static __device__ __forceinline__ void kin_load(const T *p, float (&out)[N]) {
 template <int N, typename T>
 static __device__ __forceinline__ void kin_store(T *p, const float (&values)[N]) {
     kin_pack<T, N> pack;
+#ifdef KIN_CUDA_EMULATED
+    if (!kin_emulated_is_aligned(p, alignof(kin_pack<T, N>))) p = kin_emulated_elsewhere<T, N>();
+#endif
 #pragma unroll
     for (int i = 0; i < N; i++) pack.at[i] = kin_rounded<T>(values[i]);
     *reinterpret_cast<kin_pack<T, N> *>(p) = pack;
@@ -121,8 +135,8 @@ static __device__ __forceinline__ void kin_put(const kin_ref &ref, int64_t i, fl
     }
 }
 
-/* Elements i .. i+N-1 of f32, f16 or bf16, which are read at once: they are aligned to N elements or
- * to 16 bytes. N 1 takes any place. */
+/* Elements i .. i+N-1 of f32, f16 or bf16, which are read at once: they are aligned to N elements
+ * or to 16 bytes. N 1 takes any place. */
 template <int N>
 static __device__ __forceinline__ void kin_get_pack(const kin_ref &ref, int64_t i,
                                                     float (&out)[N]) {

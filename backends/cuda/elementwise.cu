@@ -1,26 +1,12 @@
 /* Element-wise ops: each function of ops/elementwise_expr.h over up to three operands of any dtype
  * and strides. A thread takes 8 elements that lie side by side where the shape allows it, else one.
  * The limit is memory bandwidth. */
+#include "backends/cuda/elementwise.cuh"
 #include "backends/cuda/launch.cuh"
 #include "backends/cuda/places.cuh"
 #include "ops/elementwise_attrs.h"
 
 #include <string.h>
-
-/* Beyond 9.02 it rounds to 1, and slopes count on that; CUDA allows 2 units. */
-static __device__ __forceinline__ float full_tanh(float v) {
-    return fabsf(v) > 9.02f ? copysignf(1.0f, v) : tanhf(v);
-}
-#define KX_C(c) (c##f)
-#define KX_EXP(v) expf(v)
-#define KX_LOG(v) logf(v)
-#define KX_SQRT(v) sqrtf(v)
-#define KX_SIN(v) sinf(v)
-#define KX_COS(v) cosf(v)
-#define KX_TANH(v) full_tanh(v)
-#define KX_ERF(v) erff(v)
-#define KX_SELECT(cond, v, w) ((cond) ? (v) : (w))
-#include "ops/elementwise_expr.h"
 
 namespace {
 

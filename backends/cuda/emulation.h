@@ -96,6 +96,9 @@ void kin_emulated_exchange(unsigned mask, const void *mine, size_t size, void *o
 void kin_emulated_pause(unsigned turns);
 /* Dynamic shared memory of the block. */
 void *kin_emulated_shared();
+/* False, after which the launch fails, if an access of several elements at once would be misaligned
+ * on the device. */
+bool kin_emulated_is_aligned(const void *address, size_t alignment);
 
 static inline void __syncthreads() {
     kin_emulated_barrier(0, 0, false);

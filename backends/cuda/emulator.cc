@@ -319,6 +319,12 @@ void *kin_emulated_shared() {
     return m->shared;
 }
 
+bool kin_emulated_is_aligned(const void *address, size_t alignment) {
+    if (reinterpret_cast<uintptr_t>(address) % alignment == 0) return true;
+    say("several elements are read or written at once at an address that is not aligned for it");
+    return false;
+}
+
 bool kin_emulator_run(const kin_cuda_launch_record *launch, kin_emulator_order order,
                       char *out_error, size_t error_size) {
     bool fine = false;

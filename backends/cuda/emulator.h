@@ -1,5 +1,6 @@
-/* The emulator's own parts: running a launch (emulator.cc) and the table of functions that stands
- * for CUDA (emulator_api.c), with which tests look at what was asked of it and let it fail. */
+/* The emulator's own parts: running a launch (emulator.cc), memory (emulator_memory.c) and the
+ * table of functions that stands for CUDA (emulator_api.c), with which tests look at what was asked
+ * of it and let it fail. */
 #ifndef KIN_BACKENDS_CUDA_EMULATOR_H
 #define KIN_BACKENDS_CUDA_EMULATOR_H
 
@@ -37,14 +38,35 @@ typedef struct kin_emulator_control {
     kin_emulator_counts counts;
     int devices;      /* 1 as a rule; 0: as without a driver */
     int capability;   /* what `describe` gives: 80 as a rule */
+    const char *code; /* capabilities that kernels are built for, as the build says; NULL: all */
     uint64_t memory;  /* bytes of the device */
     uint64_t fail_at; /* the call of this number fails, counted from 1; 0: none */
     uint64_t calls;   /* of the table */
     kin_emulator_order order;
+    /* The folder of the kernels' PTX, which the PTX machine runs (ptx/ptx.h); "": the host's
+     * functions run. */
+    char ptx[1024];
 } kin_emulator_control;
 
 /* The plug-in's one control; exported, so that a test finds it with dlsym. */
 KIN_API kin_emulator_control *kin_emulator_control_get(void);
+
+/* The plug-in's table, exported likewise, so that a test misuses it on purpose. */
+KIN_API const kin_cuda_api *kin_emulator_api_get(void);
+
+/* ---- emulator_memory.c ---- */
+
+/* Memory of a device, or pinned memory of the host. False: there is none. */
+bool kin_emulator_give(void **out_address, size_t size, bool pinned, int device);
+/* False if it was not given so, or was taken back before. */
+bool kin_emulator_take_back(void *address, bool pinned, size_t *out_size);
+/* What is wrong with work of `device` on `size` bytes, or NULL. */
+const char *kin_emulator_range_fault(const void *address, size_t size, int device);
+/* Looks at a launch's parameters for addresses into memory that was freed or is another device's;
+ * what is wrong, or NULL. */
+const char *kin_emulator_words_fault(const void *words, size_t bytes, int device);
+
+/* ---- for libraries that are emulated, too ---- */
 
 /* Queues a function with a copy of its data, like a launch. Returns the table's codes. */
 int kin_emulator_queue(void *stream, int (*run)(const void *data), const void *data, size_t size);

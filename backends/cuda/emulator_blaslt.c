@@ -4,6 +4,7 @@
 #include "backends/cuda/blaslt.h"
 #include "backends/cuda/emulator.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -68,6 +69,12 @@ static int desc_create(void **out, int compute, int scale_type) {
     return *out != NULL ? 0 : 3;
 }
 
+static bool is_epilogue(int32_t epilogue) {
+    return epilogue == 0 || epilogue == KIN_LT_EPILOGUE_DEFAULT ||
+           epilogue == KIN_LT_EPILOGUE_BIAS || epilogue == KIN_LT_EPILOGUE_GELU ||
+           epilogue == KIN_LT_EPILOGUE_GELU_BIAS;
+}
+
 static int desc_set(void *of, int attribute, const void *value, size_t size) {
     desc *d = of;
     switch (attribute) {
@@ -76,6 +83,8 @@ static int desc_set(void *of, int attribute, const void *value, size_t size) {
     case KIN_LT_DESC_TRANSB:
         return set(&d->b_across, value, size, sizeof d->b_across);
     case KIN_LT_DESC_EPILOGUE:
+        if (size == sizeof d->epilogue && !is_epilogue(*(const int32_t *)value))
+            return kin_emulator_misuse("an epilogue that is not known");
         return set(&d->epilogue, value, size, sizeof d->epilogue);
     case KIN_LT_DESC_BIAS_POINTER:
         return set(&d->bias, value, size, sizeof d->bias);
@@ -113,13 +122,20 @@ static uint64_t rows_of(const layout *l, int across) {
 static bool agree(const desc *op, const layout *a, const layout *b, const layout *d) {
     const bool types = a->type == b->type && (d->type == a->type || d->type == KIN_LT_R_32F);
     const uint64_t k = rows_of(a, !op->a_across);
+    const bool has_bias = (op->epilogue & KIN_LT_EPILOGUE_BIAS) != 0;
     const layout *all[] = {a, b, d};
     bool fits = types && rows_of(a, op->a_across) == d->rows &&
                 rows_of(b, !op->b_across) == d->columns && rows_of(b, op->b_across) == k && k > 0;
     for (int i = 0; i < 3; i++)
         fits = fits && all[i]->lead >= (int64_t)all[i]->rows && all[i]->batch == d->batch;
-    if (op->epilogue == KIN_LT_EPILOGUE_BIAS) fits = fits && op->bias_type == d->type;
+    if (has_bias) fits = fits && op->bias != NULL && op->bias_type == d->type;
     return fits && d->rows > 0 && d->columns > 0;
+}
+
+/* c lies as d does: all that this backend asks for, and always allowed, c being d included. */
+static bool same_layout(const layout *c, const layout *d) {
+    return c->type == d->type && c->rows == d->rows && c->columns == d->columns &&
+           c->lead == d->lead && c->batch == d->batch && c->step == d->step;
 }
 
 /* The way found is marked with what it was found for. */
@@ -127,9 +143,8 @@ static int heuristic(void *handle, void *op, void *a, void *b, void *c, void *d,
                      int wanted, kin_lt_heuristic *out, int *out_count) {
     const preference *p = of;
     const layout *result = d;
-    (void)c;
     *out_count = 0;
-    if (handle == NULL || wanted < 1 || !agree(op, a, b, d))
+    if (handle == NULL || wanted < 1 || !agree(op, a, b, d) || !same_layout(c, d))
         return kin_emulator_misuse("a product whose parts do not go together");
     memset(out, 0, sizeof *out);
     out->algo.data[0] = result->rows;
@@ -138,6 +153,8 @@ static int heuristic(void *handle, void *op, void *a, void *b, void *c, void *d,
     out->algo.data[3] = p->alignment[1];
     out->algo.data[4] = p->alignment[3];
     out->algo.data[5] = p->workspace;
+    out->algo.data[6] = p->alignment[2];
+    out->algo.data[7] = (uint64_t)((const desc *)op)->epilogue;
     out->workspace = (size_t)p->workspace;
     *out_count = 1;
     return 0;
@@ -148,7 +165,7 @@ static int heuristic(void *handle, void *op, void *a, void *b, void *c, void *d,
 typedef struct job {
     desc op;
     layout a, b, d;
-    const void *a_data, *b_data;
+    const void *a_data, *b_data, *c_data;
     void *d_data;
     float alpha, beta;
 } job;
@@ -164,6 +181,11 @@ static double at(const layout *l, const void *data, int across, int32_t batch, u
                            batch * l->step + (int64_t)j * l->lead + (int64_t)i);
 }
 
+/* The library's form, with tanh. */
+static double gelu(double x) {
+    return 0.5 * x * (1 + tanh(0.79788456080286536 * (x + 0.044715 * x * x * x)));
+}
+
 static int run(const void *data) {
     const job *s = data;
     const uint64_t k_count = rows_of(&s->a, !s->op.a_across);
@@ -177,10 +199,11 @@ static int run(const void *data) {
                     sum += at(&s->a, s->a_data, s->op.a_across, batch, row, k) *
                            at(&s->b, s->b_data, s->op.b_across, batch, k, column);
                 sum *= (double)s->alpha;
-                if (s->op.epilogue == KIN_LT_EPILOGUE_BIAS)
-                    sum += kin_element_get(s->op.bias, dtype_of(s->op.bias_type), (int64_t)row);
                 if (s->beta != 0)
-                    sum += (double)s->beta * kin_element_get(s->d_data, dtype_of(s->d.type), place);
+                    sum += (double)s->beta * kin_element_get(s->c_data, dtype_of(s->d.type), place);
+                if (s->op.epilogue & KIN_LT_EPILOGUE_BIAS)
+                    sum += kin_element_get(s->op.bias, dtype_of(s->op.bias_type), (int64_t)row);
+                if (s->op.epilogue & KIN_LT_EPILOGUE_GELU) sum = gelu(sum);
                 kin_element_set(s->d_data, dtype_of(s->d.type), place, sum);
             }
     return 0;
@@ -200,15 +223,17 @@ static int matmul(void *handle, void *op, const void *alpha, const void *a, void
              .d = *(const layout *)d_layout,
              .a_data = a,
              .b_data = b,
+             .c_data = c,
              .d_data = d,
              .alpha = *(const float *)alpha,
              .beta = *(const float *)beta};
-    if (handle == NULL || c != d || c_layout != d_layout ||
+    if (handle == NULL || c == NULL || !same_layout(c_layout, d_layout) ||
         !agree(op, a_layout, b_layout, d_layout))
         return kin_emulator_misuse("a product whose parts do not go together");
     if (algo->data[0] != s.d.rows || algo->data[1] != s.d.columns ||
         !is_aligned(a, algo->data[2]) || !is_aligned(b, algo->data[3]) ||
-        !is_aligned(d, algo->data[4]))
+        !is_aligned(d, algo->data[4]) || !is_aligned(c, algo->data[6]) ||
+        algo->data[7] != (uint64_t)s.op.epilogue)
         return kin_emulator_misuse("a way that was found for another product");
     if (workspace_size < algo->data[5] || (workspace == NULL && workspace_size > 0))
         return kin_emulator_misuse("less workspace than was planned");

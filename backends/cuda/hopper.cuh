@@ -5,10 +5,11 @@
  *
  * Tiles lie in panels of W elements of 2 bytes (W 16, 32 or 64): rows of 2 W bytes one after the
  * other, with the 16-byte pieces of a row exchanged as the copy engine's swizzle of 2 W bytes does.
- * A panel begins at a multiple of 1024 bytes. The same panels serve wgmma in both directions:
- *   rows are A's rows or B's columns (k goes along a row)   hopper_panel_by_column
- *   rows are B's rows (k goes down)                         hopper_panel_by_row; panels follow
- * along n */
+ * A panel begins at a multiple of 8 rows (1024, 512 or 256 bytes), where the swizzle begins anew.
+ * The same panels serve wgmma in both directions:
+ *
+ *   k goes along a row   rows are A's rows or B's columns        hopper_panel_by_column
+ *   k goes down          rows are B's, panels follow along n     hopper_panel_by_row */
 #ifndef KIN_BACKENDS_CUDA_HOPPER_CUH
 #define KIN_BACKENDS_CUDA_HOPPER_CUH
 
@@ -78,6 +79,10 @@ static __device__ __forceinline__ void hopper_barrier_init(uint64_t *barrier, in
 /* After the inits, by the thread that made them and before the block's barrier. */
 static __device__ __forceinline__ void hopper_barrier_publish() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+/* What this thread stored in shared memory is seen by wgmma and the copy engine after a barrier. */
+static __device__ __forceinline__ void hopper_publish() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 static __device__ __forceinline__ void hopper_arrive(uint64_t *barrier) {
@@ -157,31 +162,36 @@ template <int N> static __device__ __forceinline__ void hopper_pin(uint32_t (&a)
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define HOPPER_LIST40 HOPPER_LIST32 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define HOPPER_LIST48 HOPPER_LIST40 ", %40, %41, %42, %43, %44, %45, %46, %47"
-#define HOPPER_LIST64                                                                              \
-    HOPPER_LIST48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, "  \
-                  "%63"
+#define HOPPER_LIST56 HOPPER_LIST48 ", %48, %49, %50, %51, %52, %53, %54, %55"
+#define HOPPER_LIST64 HOPPER_LIST56 ", %56, %57, %58, %59, %60, %61, %62, %63"
 #define HOPPER_C1(c, n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
 #define HOPPER_C8(c)                                                                               \
     HOPPER_C1(c, 0), HOPPER_C1(c, 1), HOPPER_C1(c, 2), HOPPER_C1(c, 3), HOPPER_C1(c, 4),           \
         HOPPER_C1(c, 5), HOPPER_C1(c, 6), HOPPER_C1(c, 7)
 #define HOPPER_C10(c) HOPPER_C8(c), HOPPER_C1(c, 8), HOPPER_C1(c, 9)
 #define HOPPER_C12(c) HOPPER_C10(c), HOPPER_C1(c, 10), HOPPER_C1(c, 11)
-#define HOPPER_C16(c)                                                                              \
-    HOPPER_C12(c), HOPPER_C1(c, 12), HOPPER_C1(c, 13), HOPPER_C1(c, 14), HOPPER_C1(c, 15)
+#define HOPPER_C14(c) HOPPER_C12(c), HOPPER_C1(c, 12), HOPPER_C1(c, 13)
+#define HOPPER_C16(c) HOPPER_C14(c), HOPPER_C1(c, 14), HOPPER_C1(c, 15)
 
-/* c (64 x 128) = left right^T, or += if `add`; both operands in shared memory, k along the rows. */
-#define HOPPER_SCORES(type)                                                                        \
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"                                  \
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" HOPPER_LIST64   \
-                 "}, %64, %65, add, 1, 1, 0, 0;\n}\n"                                              \
-                 : HOPPER_C16(c)                                                                   \
+/* c (64 x N) = left right^T, or += if `add`; both operands in shared memory, k along the rows. */
+#define HOPPER_SCORES(type, n, list, columns, d0, d1, flag)                                        \
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " flag ", 0;\n"                             \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" list "}, " d0 \
+                 ", " d1 ", add, 1, 1, 0, 0;\n}\n"                                                 \
+                 : columns(c)                                                                      \
                  : "l"(left), "l"(right), "r"(add))
-template <typename T>
-static __device__ __forceinline__ void hopper_scores(float (&c)[16][4], uint64_t left,
-                                                     uint64_t right, int add) {
-    if (kin_is_bf16<T>) HOPPER_SCORES("bf16");
-    else HOPPER_SCORES("f16");
-}
+#define HOPPER_SCORER(n, n_text, list, columns, d0, d1, flag)                                      \
+    template <typename T>                                                                          \
+    static __device__ __forceinline__ void hopper_scores(float(&c)[n / 8][4], uint64_t left,       \
+                                                         uint64_t right, int add) {                \
+        if (kin_is_bf16<T>) HOPPER_SCORES("bf16", n_text, list, columns, d0, d1, flag);            \
+        else HOPPER_SCORES("f16", n_text, list, columns, d0, d1, flag);                            \
+    }
+HOPPER_SCORER(64, "64", HOPPER_LIST32, HOPPER_C8, "%32", "%33", "%34")
+HOPPER_SCORER(80, "80", HOPPER_LIST40, HOPPER_C10, "%40", "%41", "%42")
+HOPPER_SCORER(96, "96", HOPPER_LIST48, HOPPER_C12, "%48", "%49", "%50")
+HOPPER_SCORER(112, "112", HOPPER_LIST56, HOPPER_C14, "%56", "%57", "%58")
+HOPPER_SCORER(128, "128", HOPPER_LIST64, HOPPER_C16, "%64", "%65", "%66")
 
 /* c (64 x N) += a right, with a in registers and k down the rows of right. */
 #define HOPPER_ADD(type, n, list, columns, a0, a1, a2, a3, desc)                                   \

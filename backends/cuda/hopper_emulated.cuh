@@ -6,13 +6,22 @@
 
 #include "backends/cuda/mma.cuh"
 
+#include <stddef.h>
 #include <vector>
 
-typedef hopper_tensor hopper_map;
+/* As large as the driver's. backends/cuda/ptx/async.cc reads it at these places. */
+struct alignas(64) hopper_map : hopper_tensor {
+    char rest[128 - sizeof(hopper_tensor)];
+};
+static_assert(sizeof(hopper_map) == 128 && offsetof(hopper_tensor, data) == 8 &&
+                  offsetof(hopper_tensor, dims) == 16 && offsetof(hopper_tensor, strides) == 56 &&
+                  offsetof(hopper_tensor, box) == 88,
+              "the layout of a tensor map");
 
 /* Refuses what the driver refuses. */
 static inline bool hopper_describe(hopper_map *map, const hopper_tensor *x) {
-    *map = *x;
+    memset(static_cast<void *>(map), 0, sizeof *map);
+    static_cast<hopper_tensor &>(*map) = *x;
     if ((uintptr_t)x->data % 16 != 0 || x->box[0] * 2 > 128) return false;
     for (int i = 0; i < 4; i++)
         if (x->strides[i] % 16 != 0) return false;
@@ -50,6 +59,8 @@ static inline void hopper_barrier_init(uint64_t *barrier, int arrivals) {
     memcpy(barrier, &phase, sizeof phase);
 }
 static inline void hopper_barrier_publish() {
+}
+static inline void hopper_publish() {
 }
 static inline void hopper_arrive(uint64_t *barrier) {
     hopper_change(barrier, 1, 0);
@@ -154,32 +165,44 @@ template <typename T> static inline float hopper_element(uint64_t panel, int far
     return kin_value(value);
 }
 
-template <typename T>
-static inline void hopper_scores(float (&c)[16][4], uint64_t left, uint64_t right, int add) {
+template <typename T, int N>
+static inline void hopper_scores(float (&c)[N][4], uint64_t left, uint64_t right, int add) {
     const int thread = (int)kin_emulated_now.number % 128;
     const int warp = thread / 32, g = thread % 32 / 4, t = thread % 4;
-    for (int n = 0; n < 16; n++)
+    float rows[2][16], columns[2][16];
+    for (int half = 0; half < 2; half++)
+        for (int k = 0; k < 16; k++)
+            rows[half][k] = hopper_element<T>(left, warp * 16 + half * 8 + g, k);
+    for (int n = 0; n < N; n++) {
+        for (int half = 0; half < 2; half++)
+            for (int k = 0; k < 16; k++)
+                columns[half][k] = hopper_element<T>(right, n * 8 + 2 * t + half, k);
         for (int i = 0; i < 4; i++) {
             float sum = add ? c[n][i] : 0.0f;
-            for (int k = 0; k < 16; k++)
-                sum += hopper_element<T>(left, warp * 16 + i / 2 * 8 + g, k) *
-                       hopper_element<T>(right, n * 8 + 2 * t + i % 2, k);
+            for (int k = 0; k < 16; k++) sum += rows[i / 2][k] * columns[i % 2][k];
             c[n][i] = sum;
         }
+    }
 }
 
 template <typename T, int N>
 static inline void hopper_add(float (&c)[N][4], const uint32_t (&a)[4], uint64_t right) {
     const int lane = (int)kin_emulated_lane(), g = lane / 4, t = lane % 4;
     uint32_t all[32][4];
+    float rows[2][16], columns[2][16];
     kin_emulated_exchange(0xffffffffu, a, sizeof a, all);
-    for (int n = 0; n < N; n++)
+    for (int half = 0; half < 2; half++)
+        for (int k = 0; k < 16; k++) {
+            const uint32_t pair = all[g * 4 + k % 8 / 2][half + k / 8 * 2];
+            rows[half][k] = kin_value(T{(uint16_t)(pair >> k % 2 * 16)});
+        }
+    for (int n = 0; n < N; n++) {
+        for (int half = 0; half < 2; half++)
+            for (int k = 0; k < 16; k++)
+                columns[half][k] = hopper_element<T>(right, k, n * 8 + 2 * t + half);
         for (int i = 0; i < 4; i++)
-            for (int k = 0; k < 16; k++) {
-                const uint32_t pair = all[g * 4 + k % 8 / 2][i / 2 + k / 8 * 2];
-                c[n][i] += kin_value(T{(uint16_t)(pair >> k % 2 * 16)}) *
-                           hopper_element<T>(right, k, n * 8 + 2 * t + i % 2);
-            }
+            for (int k = 0; k < 16; k++) c[n][i] += rows[i / 2][k] * columns[i % 2][k];
+    }
 }
 
 #endif

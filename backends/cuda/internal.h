@@ -11,6 +11,9 @@ kin_status cuda_enter(kin_device *device);
 /* KIN_OK, or a device error for a code that is not 0. */
 kin_status cuda_checked(kin_device *device, int code, const char *what);
 
+/* True if code built for these capabilities runs on a device; NULL: any does. */
+bool cuda_has_code(const char *built, int capability);
+
 /* memory.c */
 kin_status cuda_allocate(kin_device *device, size_t size, kin_buffer **out_buffer);
 void cuda_release(kin_device *device, kin_buffer *buffer);
@@ -30,6 +33,9 @@ void cuda_close_staging(kin_device *device);
 kin_status cuda_begin(kin_device *device, kin_commands **out_commands);
 kin_status cuda_record(kin_device *device, kin_commands *commands, const kin_kernel *kernel,
                        const kin_call *call);
+/* Counts the steps that were added since the last call as `count` calls, for their times: the first
+ * has them all. */
+kin_status cuda_add_calls(kin_device *device, kin_commands *commands, size_t count);
 kin_status cuda_end(kin_device *device, kin_commands *commands);
 kin_status cuda_submit(kin_device *device, kin_commands *commands);
 kin_status cuda_wait(kin_device *device);
@@ -37,5 +43,15 @@ void cuda_discard(kin_device *device, kin_commands *commands);
 kin_status cuda_set_timed(kin_device *device, kin_commands *commands, bool timed);
 kin_status cuda_timestamps(kin_device *device, kin_commands *commands, double *out_seconds,
                            size_t count);
+
+/* nccl.c */
+kin_status cuda_group_id(kin_device *device, kin_group_id *out_id);
+kin_status cuda_group_join(kin_device *device, const kin_group_id *id, int rank, int count,
+                           kin_device_group **out_group, uint64_t *out_bytes);
+void cuda_group_leave(kin_device *device, kin_device_group *group);
+kin_status cuda_all_reduce(kin_device *device, kin_commands *commands, kin_device_group *group,
+                           const kin_call *calls, size_t count);
+kin_status cuda_group_broadcast(kin_device *device, kin_device_group *group, kin_buffer *buffer,
+                                size_t offset, size_t size);
 
 #endif

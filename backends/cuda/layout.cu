@@ -17,7 +17,8 @@ static size_t size_of(const kin_operand *operand) {
 
 /* ---- moving, by the size of the element ---- */
 
-struct bytes_16 {
+/* Aligned, so that it is one access. */
+struct alignas(16) bytes_16 {
     uint64_t low, high;
 };
 

@@ -132,6 +132,7 @@ inline kin_emulated_copies &kin_emulated_copies_mine() {
  * read). */
 __device__ __forceinline__ void kin_copy16(void *to, const void *from, bool inside) {
 #ifdef KIN_CUDA_EMULATED
+    if (!kin_emulated_is_aligned(to, 16) || !kin_emulated_is_aligned(from, 16)) return;
     memset(to, 0xff, 16);
     kin_emulated_copies_mine().open.push_back({to, inside ? from : nullptr});
 #else
@@ -193,8 +194,7 @@ __device__ __forceinline__ void kin_load_b_rows(uint32_t out[4], const uint16_t 
 }
 
 /* Sums of MT x N matrices begin at 0. */
-template <int MT, int N>
-__device__ __forceinline__ void kin_mma_clear(float (&x)[MT][N][4]) {
+template <int MT, int N> __device__ __forceinline__ void kin_mma_clear(float (&x)[MT][N][4]) {
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll

@@ -185,6 +185,7 @@ static kin_status largest(kin_device *device, kin_commands *commands, const kin_
 
 KIN_CUDA_ROWS(reduce) = {
     {"sum", "cuda_sum", 1, 0, kin_cuda_can_real, scratch, sum},
+    {"sum_cast", "cuda_sum_cast", 1, 0, kin_cuda_can_real, scratch, sum},
     {"mean", "cuda_mean", 1, 0, kin_cuda_can_real, scratch, mean},
     {"max", "cuda_max", 1, 0, kin_cuda_can_real, scratch, largest},
     {},

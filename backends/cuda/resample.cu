@@ -40,7 +40,10 @@ static __global__ void __launch_bounds__(THREADS) pad_grad(kin_ref x, kin_ref y,
     int64_t rest = index, boxes = 1, low[KIN_MAX_RANK], size[KIN_MAX_RANK];
     float sum = 0;
     if (index >= s.count) return;
-    for (int a = s.rank - 1; a >= 0; a--) {
+        /* Loops of a fixed length, so that the arrays are registers. */
+#pragma unroll
+    for (int a = KIN_MAX_RANK - 1; a >= 0; a--) {
+        if (a >= s.rank) continue;
         const int64_t i = rest % s.small[a];
         int64_t first = i + s.before[a], last = first;
         rest /= s.small[a];
@@ -52,7 +55,9 @@ static __global__ void __launch_bounds__(THREADS) pad_grad(kin_ref x, kin_ref y,
     }
     for (int64_t box = 0; box < boxes; box++) {
         int64_t left = box, place = 0, step = 1;
-        for (int a = s.rank - 1; a >= 0; a--) {
+#pragma unroll
+        for (int a = KIN_MAX_RANK - 1; a >= 0; a--) {
+            if (a >= s.rank) continue;
             place += (low[a] + left % size[a]) * step;
             left /= size[a];
             step *= s.padded[a];

@@ -7,18 +7,22 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A driver that is too old and none at all give the same code, but for the driver's version. */
+static const char *why_none(cudaError_t code) {
+    int driver = 0;
+    if (code == cudaErrorNoDevice) return "the driver shows no GPU";
+    if (code != cudaErrorInsufficientDriver) return cudaGetErrorString(code);
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+        return "there is no NVIDIA driver";
+    return "the NVIDIA driver is too old for CUDA 13, which needs version 580 or later";
+}
+
 static int real_count(int *out_count, const char **out_why) {
     cudaError_t code = cudaGetDeviceCount(out_count);
     *out_why = NULL;
-    if (code == cudaSuccess) {
-        if (*out_count == 0) *out_why = "the driver shows no GPU";
-        return 0;
-    }
-    *out_count = 0;
-    if (code == cudaErrorInsufficientDriver)
-        *out_why = "there is no NVIDIA driver, or one too old for CUDA 13";
-    else if (code == cudaErrorNoDevice) *out_why = "the driver shows no GPU";
-    else *out_why = cudaGetErrorString(code);
+    if (code != cudaSuccess) *out_count = 0;
+    if (code == cudaSuccess && *out_count == 0) *out_why = "the driver shows no GPU";
+    if (code != cudaSuccess) *out_why = why_none(code);
     (void)cudaGetLastError();
     return (int)code;
 }
@@ -52,8 +56,12 @@ static const char *real_error_name(int code) {
     return cudaGetErrorName((cudaError_t)code);
 }
 
-static const char *real_error_detail(void) {
-    return NULL;
+static const char *real_error_detail(int code) {
+    return cudaGetErrorString((cudaError_t)code);
+}
+
+static const char *real_code(void) {
+    return KIN_CUDA_CODE;
 }
 
 /* Out of memory is no lasting error: the runtime would give it again for the next launch. */
@@ -129,9 +137,14 @@ static int real_fill(void *target, int byte, size_t size, void *stream) {
     return (int)cudaMemsetAsync(target, byte, size, stream);
 }
 
-static int real_prepare(const void *kernel, size_t shared) {
+/* The attributes of a kernel make the runtime load it, as it does late by itself (lazy loading),
+ * which a capture does not allow. The launch bounds that it was compiled with are the limit of its
+ * threads. */
+static int real_prepare(const void *kernel, size_t shared, unsigned threads) {
     struct cudaFuncAttributes attributes;
     cudaError_t code = cudaFuncGetAttributes(&attributes, kernel);
+    if (code == cudaSuccess && threads > (unsigned)attributes.maxThreadsPerBlock)
+        code = cudaErrorLaunchOutOfResources;
     if (code == cudaSuccess && shared + attributes.sharedSizeBytes > 48 * 1024 &&
         (int)shared > attributes.maxDynamicSharedSizeBytes)
         code =
@@ -176,6 +189,7 @@ const kin_cuda_api kin_cuda_api_table = {
     .describe = real_describe,
     .error_name = real_error_name,
     .error_detail = real_error_detail,
+    .code = real_code,
     .allocate = real_allocate,
     .release = real_release,
     .memory = real_memory,

@@ -1,8 +1,10 @@
 /* Products of any strides and dtypes by a plain kernel: what cuBLASLt does not take (mixed dtypes,
  * q8_0, strides along both axes), and all products where it is not there. A block makes a tile of
  * 64 x 64 results from slices of depth 16 in shared memory; a thread has 4 x 4 of them. */
+#include "backends/cuda/elementwise.cuh"
 #include "backends/cuda/launch.cuh"
 #include "backends/cuda/product.h"
+#include "ops/product_attrs.h"
 
 namespace {
 
@@ -35,11 +37,54 @@ static __device__ __forceinline__ void load_tiles(const kin_cuda_product &p, con
     }
 }
 
+static __device__ __forceinline__ float activate(int activation, float x) {
+    switch (activation) {
+    case KIN_ACTIVATION_GELU_TANH:
+        return KX_GELU_TANH(x);
+    case KIN_ACTIVATION_GELU:
+        return x * KX_NORMAL_CDF(x);
+    case KIN_ACTIVATION_SILU:
+        return x * KX_SIGMOID(x);
+    default:
+        return x;
+    }
+}
+
+static __device__ __forceinline__ int64_t row_start(const kin_cuda_rows &rows, int64_t row) {
+    int64_t at = 0;
+    for (int axis = 0; axis < rows.rank; axis++) {
+        at += row % rows.dims[axis] * rows.steps[axis];
+        row /= rows.dims[axis];
+    }
+    return at;
+}
+
+static __device__ __forceinline__ float element_of(const kin_cuda_rows &rows, int64_t at) {
+    return kin_get(kin_ref{const_cast<void *>(rows.data), rows.dtype}, at);
+}
+
+/* A thread's results in one row, SIDE columns apart from `first` on. */
+static __device__ __forceinline__ void finish_row(const kin_cuda_product &p, int64_t result_row,
+                                                  int64_t first, const float (&sums)[EACH]) {
+    const kin_ref c = {p.c, p.c_dtype}, bias = {const_cast<void *>(p.bias), p.bias_dtype};
+    const int64_t residual_at = p.has_residual ? row_start(p.residual, result_row) : 0;
+    const int64_t gate_at = p.has_gate ? row_start(p.gate, result_row) : 0;
+#pragma unroll
+    for (int j = 0; j < EACH; j++) {
+        const int64_t k = first + j * SIDE;
+        if (k >= p.columns) break;
+        float value = activate(p.activation, p.has_bias ? sums[j] + kin_get(bias, k) : sums[j]);
+        if (p.has_gate) value *= element_of(p.gate, gate_at + k * p.gate.column_step);
+        if (p.has_residual)
+            value += element_of(p.residual, residual_at + k * p.residual.column_step);
+        kin_put(c, result_row * p.columns + k, value);
+    }
+}
+
 static __global__ void __launch_bounds__(THREADS) multiply(kin_cuda_product p, int64_t products) {
     __shared__ float a_tile[DEPTH][TILE + 1], b_tile[DEPTH][TILE + 1];
     const kin_ref a = {const_cast<void *>(p.a.data), p.a.dtype};
     const kin_ref b = {const_cast<void *>(p.b.data), p.b.dtype};
-    const kin_ref c = {p.c, p.c_dtype}, bias = {const_cast<void *>(p.bias), p.bias_dtype};
     const int64_t row_tiles = (p.rows + TILE - 1) / TILE;
     const int64_t column_tiles = (p.columns + TILE - 1) / TILE;
     const int64_t product = blockIdx.x / (row_tiles * column_tiles);
@@ -68,14 +113,10 @@ static __global__ void __launch_bounds__(THREADS) multiply(kin_cuda_product p, i
         __syncthreads();
     }
 #pragma unroll
-    for (int i = 0; i < EACH; i++)
-#pragma unroll
-        for (int j = 0; j < EACH; j++) {
-            const int64_t r = row + y + i * SIDE, k = column + x + j * SIDE;
-            if (r >= p.rows || k >= p.columns) continue;
-            const float added = p.has_bias ? kin_get(bias, k) : 0.0f;
-            kin_put(c, (product * p.rows + r) * p.columns + k, sums[i][j] + added);
-        }
+    for (int i = 0; i < EACH; i++) {
+        const int64_t r = row + y + i * SIDE;
+        if (r < p.rows) finish_row(p, product * p.rows + r, column + x, sums[i]);
+    }
 }
 
 } // namespace
