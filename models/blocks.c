@@ -8,9 +8,8 @@
 #include "ops/embedding.h"
 #include "ops/layout.h"
 #include "ops/matmul.h"
-#include "ops/norm.h"
 #include "ops/pad.h"
-#include "ops/rope.h"
+#include "ops/self_attention.h"
 #include "ops/split.h"
 #include "ops/views.h"
 
@@ -93,60 +92,49 @@ kin_tensor kin_block_scale_shift(kin_graph *graph, const kin_precision *precisio
     return kin_add(graph, kin_reshape(graph, table, 3, (int64_t[]){1, count, width}), t);
 }
 
-/* q, k and v of x [.., C]. */
-static void project_self(kin_graph *g, const kin_precision *p, kin_tensor x, bool separate,
-                         kin_tensor out[3]) {
-    static const char *const names[] = {"to_q", "to_k", "to_v"};
-    int64_t width = kin_dim(g, x, -1);
-    if (separate) {
-        for (int i = 0; i < 3; i++)
-            out[i] = kin_layer_linear(g, p, names[i], x, width, KIN_START_XAVIER);
-    } else {
-        kin_tensor qkv = kin_layer_linear(g, p, "qkv", x, 3 * width, KIN_START_XAVIER);
-        kin_split(g, qkv, -1, 3, out);
-    }
-}
-
-/* RMS norm over each head, in f32 as the original computes it. */
-static kin_tensor norm_heads(kin_graph *g, const kin_precision *p, const char *name, kin_tensor x) {
-    int64_t size = kin_dim(g, x, -1);
+/* The gain of the RMS norm of each head, which is computed in f32 as in the original. */
+static kin_tensor norm_gain(kin_graph *g, const kin_precision *p, const char *name, int64_t size) {
     kin_scope_push(g, "%s", name);
     kin_tensor weight = kin_layer_weight(g, p, "weight", 1, &size, (kin_init){KIN_INIT_ONE, 0});
-    x = kin_rms_norm(g, x, weight, qk_norm_eps);
     kin_scope_pop(g);
-    return x;
+    return weight;
 }
 
 kin_tensor kin_block_self_attention(kin_graph *graph, const kin_precision *precision,
                                     const char *prefix, kin_tensor x,
-                                    const kin_self_attention *options) {
-    static const char *const norms[] = {"q_norm", "k_norm"};
+                                    const kin_self_attention_block *block) {
+    static const char *const names[] = {"to_q", "to_k", "to_v"};
     kin_graph *g = graph;
     int64_t batch = kin_dim(g, x, 0), frames = kin_dim(g, x, 1), sites = kin_dim(g, x, 2);
-    int64_t width = kin_dim(g, x, 3), size = width / options->heads;
-    kin_tensor part[3], index = KIN_NONE;
+    int64_t width = kin_dim(g, x, 3), size = width / block->heads;
+    int64_t dims[] = {batch, frames, sites, block->heads, size};
+    int64_t packed[] = {batch, frames, sites, 3, block->heads, size};
+    kin_self_attention_options options = {
+        .scale = 1.0 / sqrt((double)size),
+        .over_frames = block->over_time,
+        .eps = qk_norm_eps,
+        .rope = {.theta = theta, .scales = {1, 1, 1}, .axes = 1, .interleaved = 1}};
+    kin_tensor y, part[3];
     kin_scope_push(g, "%s", prefix);
-    project_self(g, precision, x, options->separate, part);
-    if (options->rotary) index = kin_positions_index(g, options->over_time ? frames : sites);
-    for (int i = 0; i < 3; i++) {
-        part[i] =
-            kin_reshape(g, part[i], 5, (int64_t[]){batch, frames, sites, options->heads, size});
-        /* The other axis of the grid becomes a batch axis: strides, no copies. */
-        if (options->over_time) part[i] = kin_permute(g, part[i], (int[]){0, 2, 1, 3, 4});
-        if (i == 2) continue;
-        if (options->rotary)
-            part[i] =
-                kin_rope(g, part[i], index,
-                         &(kin_rope_attrs){
-                             .theta = theta, .scales = {1, 1, 1}, .axes = 1, .interleaved = 1});
-        if (options->qk_norm) part[i] = norm_heads(g, precision, norms[i], part[i]);
+    if (block->rotary)
+        options.positions = kin_positions_index(g, block->over_time ? frames : sites);
+    if (block->separate) {
+        for (int i = 0; i < 3; i++)
+            part[i] = kin_reshape(
+                g, kin_layer_linear(g, precision, names[i], x, width, KIN_START_XAVIER), 5, dims);
+    } else {
+        part[0] = kin_layer_linear(g, precision, "qkv", x, 3 * width, KIN_START_XAVIER);
+        part[0] = kin_reshape(g, part[0], 6, packed);
     }
-    kin_tensor y =
-        kin_attention(g, part[0], part[1], part[2], KIN_NONE, KIN_NONE, 1.0 / sqrt((double)size));
-    if (options->over_time) y = kin_permute(g, y, (int[]){0, 2, 1, 3, 4});
+    if (block->qk_norm) {
+        options.q_gain = norm_gain(g, precision, "q_norm", size);
+        options.k_gain = norm_gain(g, precision, "k_norm", size);
+    }
+    y = block->separate ? kin_self_attention(g, part[0], part[1], part[2], &options)
+                        : kin_self_attention_packed(g, part[0], &options);
     y = kin_reshape(g, y, 4, (int64_t[]){batch, frames, sites, width});
-    y = kin_layer_linear(g, precision, options->separate ? "to_out.0" : "proj", y, width,
-                         options->out_start);
+    y = kin_layer_linear(g, precision, block->separate ? "to_out.0" : "proj", y, width,
+                         block->out_start);
     kin_scope_pop(g);
     return y;
 }

@@ -48,19 +48,19 @@ KIN_API kin_tensor kin_block_scale_shift(kin_graph *graph, const kin_precision *
                                          const char *name, int count, kin_tensor t);
 
 /* One self-attention. The names below are relative to PREFIX. */
-typedef struct kin_self_attention {
+typedef struct kin_self_attention_block {
     int heads;
     bool over_time; /* over the frames of each site, not over the sites of each frame */
     bool separate;  /* to_q, to_k, to_v and to_out.0 (diffusers), not qkv and proj */
     bool rotary;  /* turns q and k by the index of the frame, interleaved pairs, before any norm */
     bool qk_norm; /* RMS norms q_norm and k_norm over each head, eps 1e-6 */
     kin_layer_start out_start; /* of the last projection */
-} kin_self_attention;
+} kin_self_attention_block;
 
 /* x [B, T, S, C] -> the same. */
 KIN_API kin_tensor kin_block_self_attention(kin_graph *graph, const kin_precision *precision,
                                             const char *prefix, kin_tensor x,
-                                            const kin_self_attention *options);
+                                            const kin_self_attention_block *block);
 
 /* What tokens look at: captions [B, 1 + I, L, C]. With I > 0 the last I frames of x are images
  * with a caption each, and the first caption is that of the frames before them. */

@@ -133,7 +133,7 @@ static kin_tensor block(const pixart_call *call, kin_tensor x, bool over_time) {
 
     x = kin_reshape(g, x, 3, flat);
     kin_layer_start out_start = over_time ? KIN_START_ZERO : KIN_START_XAVIER;
-    kin_self_attention options = {
+    kin_self_attention_block options = {
         .heads = heads, .over_time = over_time, .separate = true, .out_start = out_start};
     kin_tensor u = kin_layer_norm_modulate(g, x, attn[0], attn[1], eps);
     u = kin_block_self_attention(g, p, "attn1", kin_reshape(g, u, 4, grid), &options);

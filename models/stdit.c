@@ -23,9 +23,10 @@ typedef struct stdit_call {
 kin_tensor kin_stdit_self_attention(kin_graph *graph, const kin_precision *precision,
                                     const char *prefix, kin_tensor x, int heads, bool over_time,
                                     bool start_zero) {
-    kin_self_attention options = {.heads = heads,
-                                  .over_time = over_time,
-                                  .out_start = start_zero ? KIN_START_ZERO : KIN_START_XAVIER};
+    kin_self_attention_block options = {.heads = heads,
+                                        .over_time = over_time,
+                                        .out_start =
+                                            start_zero ? KIN_START_ZERO : KIN_START_XAVIER};
     return kin_block_self_attention(graph, precision, prefix, x, &options);
 }
 

@@ -88,11 +88,11 @@ static kin_tensor attend(const stdit2_call *call, const char *name, kin_tensor x
     kin_graph *g = call->graph;
     const kin_patch_grid *grid = &call->grid;
     int64_t width = call->config->common.hidden_size;
-    kin_self_attention options = {.heads = call->config->common.num_heads,
-                                  .over_time = over_time,
-                                  .rotary = over_time,
-                                  .qk_norm = call->config->qk_norm,
-                                  .out_start = over_time ? KIN_START_ZERO : KIN_START_XAVIER};
+    kin_self_attention_block options = {.heads = call->config->common.num_heads,
+                                        .over_time = over_time,
+                                        .rotary = over_time,
+                                        .qk_norm = call->config->qk_norm,
+                                        .out_start = over_time ? KIN_START_ZERO : KIN_START_XAVIER};
     kin_tensor u = kin_layer_norm_modulate(g, x, row[0], row[1], norm_eps);
     u = kin_reshape(g, u, 4, (int64_t[]){grid->batch, grid->count[0], grid->sites, width});
     u = kin_block_self_attention(g, call->precision, name, u, &options);

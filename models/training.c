@@ -1,11 +1,13 @@
 /* Training steps as graphs. */
 #include "models/training.h"
 
+#include "ops/collective.h"
 #include "ops/elementwise.h"
 #include "ops/layout.h"
 #include "ops/optimizer.h"
 #include "ops/random.h"
 #include "ops/reduce.h"
+#include "ops/views.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -32,19 +34,20 @@ static void update_all(kin_graph *graph, const kin_tensor *weights, const kin_te
     kin_output(graph, "grad_norm", norm);
     double limit = options->max_grad_norm > 0 ? options->max_grad_norm : 1e30;
     kin_tensor scale = kin_clip_scale(graph, norm, limit);
-    kin_adamw_attrs attrs = {.beta1 = options->beta1,
-                             .beta2 = options->beta2,
-                             .eps = options->epsilon,
-                             .weight_decay = options->weight_decay};
+    kin_adamw_ema_attrs attrs = {.adamw = {.beta1 = options->beta1,
+                                           .beta2 = options->beta2,
+                                           .eps = options->epsilon,
+                                           .weight_decay = options->weight_decay},
+                                 .decay = options->ema_decay};
     for (int i = 0; i < count; i++) {
         const char *name = kin_variable_name(graph, weights[i]);
         kin_tensor m = state_of(graph, KIN_MOMENT1_PREFIX, name, weights[i]);
         kin_tensor v = state_of(graph, KIN_MOMENT2_PREFIX, name, weights[i]);
-        kin_tensor updated =
-            kin_adamw(graph, weights[i], gradients[i], m, v, lr, step, scale, &attrs);
         if (options->ema_decay > 0) {
             kin_tensor average = state_of(graph, KIN_EMA_PREFIX, name, weights[i]);
-            kin_ema(graph, average, updated, options->ema_decay, scale);
+            kin_adamw_ema(graph, weights[i], gradients[i], m, v, average, lr, step, scale, &attrs);
+        } else {
+            kin_adamw(graph, weights[i], gradients[i], m, v, lr, step, scale, &attrs.adamw);
         }
     }
 }
@@ -74,6 +77,9 @@ void kin_training_update(kin_graph *graph, kin_tensor loss, const kin_optimizer_
     kin_tensor *weights, *gradients;
     kin_backward(graph, loss);
     int count = collect(graph, &weights, &gradients);
+    /* one behind the other, so that they are summed in large pieces */
+    for (int i = 0; options->over_ranks && i < count; i++)
+        gradients[i] = kin_all_reduce(graph, gradients[i], KIN_REDUCTION_MEAN);
     if (count > 0) update_all(graph, weights, gradients, count, options);
     kin_free(kin_graph_context(graph), weights);
 }
@@ -112,6 +118,8 @@ void kin_training_apply(kin_graph *graph, const kin_graph *accumulated,
         gradients[count++] =
             kin_variable(graph, name, KIN_VARIABLE_STATE, KIN_F32, desc.rank, desc.dims, zero);
     }
+    for (int i = 0; options->over_ranks && i < count; i++)
+        gradients[i] = kin_all_reduce_variable(graph, gradients[i], KIN_REDUCTION_MEAN);
     update_all(graph, weights, gradients, count, options);
     for (int i = 0; i < count; i++) {
         kin_desc desc = *kin_tensor_desc(graph, gradients[i]);
@@ -132,6 +140,21 @@ kin_status kin_training_start_averages(kin_store *store) {
     return KIN_OK;
 }
 
+kin_tensor kin_batch_take(kin_graph *graph, const kin_batch_part *part, int64_t batch,
+                          kin_tensor x) {
+    if (part->whole <= batch) return x;
+    return kin_slice(graph, x, 0, part->first, batch);
+}
+
+kin_tensor kin_batch_normal(kin_graph *graph, const kin_batch_part *part, kin_tensor seed,
+                            uint32_t stream, int rank, const int64_t *dims) {
+    int64_t whole[KIN_MAX_RANK];
+    for (int axis = 0; axis < rank; axis++) whole[axis] = dims[axis];
+    if (part->whole > dims[0]) whole[0] = part->whole;
+    return kin_batch_take(graph, part, dims[0],
+                          kin_random_normal(graph, seed, stream, rank, whole));
+}
+
 /* The stream of random numbers of the posterior. */
 enum { STREAM_POSTERIOR = 1 };
 
@@ -149,7 +172,7 @@ kin_tensor kin_vae_training_loss(kin_graph *graph, const kin_vae_training *train
     double latents = (double)(latent[1] * latent[2] * latent[3]);
     kin_tensor images = kin_input(graph, "images", KIN_F32, 4, image);
     kin_tensor seed = kin_input(graph, "seed", KIN_I64, 1, &two);
-    kin_tensor noise = kin_random_normal(graph, seed, STREAM_POSTERIOR, 4, latent);
+    kin_tensor noise = kin_batch_normal(graph, &training->part, seed, STREAM_POSTERIOR, 4, latent);
     kin_sd_vae_losses losses;
     kin_scope_push(graph, "vae");
     kin_sd_vae_train(graph, vae, &training->precision, &training->loss, images, noise, &losses);

@@ -18,7 +18,16 @@ typedef struct kin_optimizer_options {
     double beta1, beta2, epsilon, weight_decay; /* AdamW */
     double max_grad_norm;                       /* 0: no clipping */
     double ema_decay;                           /* 0: no average */
+    bool over_ranks; /* gradients are averaged over the ranks of the device's group first */
 } kin_optimizer_options;
+
+/* Which samples of a batch that is shared out among ranks a graph computes. Random numbers are
+ * those of the whole batch, so that it does not matter how many ranks there are. All zero: all of
+ * them. */
+typedef struct kin_batch_part {
+    int64_t first; /* of the whole batch's samples */
+    int64_t whole; /* 0: as many as the graph has */
+} kin_batch_part;
 
 /* Prefixes of the names of states in a store, before the weight's own name. */
 #define KIN_MOMENT1_PREFIX "optimizer.exp_avg."
@@ -50,6 +59,7 @@ typedef struct kin_vae_training {
     kin_sd_vae_loss_options loss; /* of sums per image; divided here by the number of values */
     kin_precision precision;
     int64_t batch, height, width;
+    kin_batch_part part;
 } kin_vae_training;
 
 /* Returns the loss; variables are named under "vae". */
@@ -74,6 +84,13 @@ typedef struct kin_timestep_options {
 KIN_API kin_tensor kin_training_levels(kin_graph *graph, const kin_schedule *schedule,
                                        const kin_timestep_options *options, int64_t batch,
                                        kin_tensor seed);
+
+/* The part of x [whole batch, ...] that the graph's `batch` samples are: x itself, or a view. */
+KIN_API kin_tensor kin_batch_take(kin_graph *graph, const kin_batch_part *part, int64_t batch,
+                                  kin_tensor x);
+/* N(0, 1) for the graph's samples; dims[0] is their number. */
+KIN_API kin_tensor kin_batch_normal(kin_graph *graph, const kin_batch_part *part, kin_tensor seed,
+                                    uint32_t stream, int rank, const int64_t *dims);
 
 /* Training of the denoiser, with or without its text encoder. Inputs: "moments" [B, 2C, T, Y, X] of
  * the posterior (means, then log-variances), "seed" i64 [2]: {seed, step}, from which posterior
@@ -103,6 +120,7 @@ typedef struct kin_video_training {
     kin_plan_loss_options plan;
     kin_precision precision;
     int64_t batch, frames, latent_height, latent_width, text_length;
+    kin_batch_part part;
 } kin_video_training;
 
 /* Returns the loss; variables are named under "denoiser" and "text_encoder". */

@@ -53,7 +53,8 @@ static kin_tensor posterior_latents(kin_graph *graph, const kin_video_training *
     if (!training->posterior_mean) {
         kin_tensor logvar = kin_clamp(graph, parts[1], -30, 20);
         kin_tensor deviation = kin_exp(graph, kin_scale(graph, logvar, 0.5, 0));
-        kin_tensor noise = kin_random_normal(graph, seed, STREAM_POSTERIOR, 5, dims);
+        kin_tensor noise =
+            kin_batch_normal(graph, &training->part, seed, STREAM_POSTERIOR, 5, dims);
         sample = kin_add(graph, sample, kin_mul(graph, deviation, noise));
     }
     return kin_scale(graph, sample, training->scaling_factor, 0);
@@ -185,12 +186,15 @@ kin_tensor kin_video_training_loss(kin_graph *graph, const kin_video_training *t
 
     dims[1] = shape.in_channels;
     kin_tensor x0 = posterior_latents(graph, training, moments, seed, dims);
+    const kin_batch_part *part = &training->part;
+    int64_t whole = part->whole > batch ? part->whole : batch;
     kin_tensor t =
-        kin_training_levels(graph, training->schedule, &training->timesteps, batch, seed);
-    kin_tensor noise = kin_random_normal(graph, seed, STREAM_NOISE, 5, dims);
+        kin_training_levels(graph, training->schedule, &training->timesteps, whole, seed);
+    t = kin_batch_take(graph, part, batch, t);
+    kin_tensor noise = kin_batch_normal(graph, part, seed, STREAM_NOISE, 5, dims);
     if (training->plan_loss && training->plan.noise_offset != 0) {
         int64_t one[5] = {batch, dims[1], 1, 1, 1};
-        kin_tensor offset = kin_random_normal(graph, seed, STREAM_OFFSET, 5, one);
+        kin_tensor offset = kin_batch_normal(graph, part, seed, STREAM_OFFSET, 5, one);
         noise = kin_opensora_plan_noise(graph, &training->plan, noise, offset);
     }
     inputs.x = training->frame_masks ? kin_diffusion_noise_masked(graph, training->schedule, x0, t,
@@ -198,7 +202,8 @@ kin_tensor kin_video_training_loss(kin_graph *graph, const kin_video_training *t
                                      : kin_diffusion_noise(graph, training->schedule, x0, t, noise);
     inputs.timestep = kin_diffusion_timesteps(graph, training->schedule, t);
     if (training->caption_dropout > 0) {
-        kin_tensor draw = kin_random_uniform(graph, seed, STREAM_CAPTION, 1, &batch);
+        kin_tensor draw = kin_random_uniform(graph, seed, STREAM_CAPTION, 1, &whole);
+        draw = kin_batch_take(graph, part, batch, draw);
         kin_tensor limit = kin_fill(graph, KIN_F32, 1, &batch, training->caption_dropout);
         inputs.drop = kin_less(graph, draw, limit);
     }

@@ -94,7 +94,9 @@ void kin_plan_report_nodes(const kin_plan *plan, FILE *out) {
         else if (placement == KIN_PLACED_COPY)
             fprintf(out, " copy for %s: ", node.origin ? node.origin : "an output");
         else if (placement == KIN_PLACED_HOST) fprintf(out, " on the host: ");
-        fprintf(out, "%s\n", placement != KIN_PLACED_AS_BUILT && node.why ? node.why : "");
+        if (node.fused) fprintf(out, " with %s", node.fused);
+        fprintf(out, "%s%s\n", placement != KIN_PLACED_AS_BUILT && node.why ? node.why : "",
+                node.again ? " again" : "");
     }
 }
 
@@ -105,11 +107,11 @@ static json_t *group_json(const group *at) {
 }
 
 static json_t *node_json(const kin_plan_node *node) {
-    return json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?, s:b, s:f, s:f}", "op", node->op, "kernel",
-                     node->kernel, "path", node->path, "placement",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?, s:s?, s:b, s:b, s:f, s:f}", "op", node->op,
+                     "kernel", node->kernel, "path", node->path, "placement",
                      kin_placement_text(kin_plan_placement(node)), "origin", node->origin, "why",
-                     node->why, "backward", node->backward, "flops", node->flops, "bytes",
-                     node->bytes);
+                     node->why, "fused", node->fused, "backward", node->backward, "again",
+                     node->again, "flops", node->flops, "bytes", node->bytes);
 }
 
 json_t *kin_plan_report_json(const kin_plan *plan, bool nodes) {

@@ -4,13 +4,15 @@
 #include "tools/verbs.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static const char verb[] = "plan";
 
 typedef struct request {
     kin_plan_request model;
-    const char *memory;
+    const char *memory, *recompute_text;
     uint64_t budget;
+    kin_recompute recompute;
     bool nodes, allow_reference, json;
 } request;
 
@@ -60,11 +62,15 @@ static void print_plan(const request *asked, const kin_plan *plan, int64_t param
                kin_dtype_name(s->largest[i].desc.dtype),
                kin_desc_shape_text(&s->largest[i].desc, shape, sizeof shape), s->largest[i].name);
     }
-    printf(
-        "\n%d nodes, %d lowered, %d copies, %d of %d segments recomputed, %.4g TFLOP, planned in "
-        "%.0f ms\n",
-        s->nodes, s->kernels_missing, s->copies, s->segments_recomputed, s->segments,
-        s->flops * 1e-12, 1e3 * seconds);
+    printf("\n%d nodes, %d fused into them, %d lowered, %d copies, %d of %d segments recomputed, "
+           "%.4g TFLOP, planned in "
+           "%.0f ms\n",
+           s->nodes, s->fused, s->kernels_missing, s->copies, s->segments_recomputed, s->segments,
+           s->flops * 1e-12, 1e3 * seconds);
+    if (s->recomputed)
+        printf("%d nodes compute again what was not kept: %.4g TFLOP, %s moved\n", s->recomputed,
+               s->recomputed_flops * 1e-12,
+               kin_bytes_text((uint64_t)s->recomputed_bytes, size, sizeof size));
     kin_plan_report_placement(plan, stdout);
     if (asked->nodes) kin_plan_report_nodes(plan, stdout);
 }
@@ -92,10 +98,12 @@ static int print_json(const request *asked, const kin_plan *plan, int64_t parame
         (json_int_t)s->gradients, "optimizer_state", (json_int_t)s->states, "inputs",
         (json_int_t)s->inputs, "constants", (json_int_t)s->constants, "arena", (json_int_t)s->arena,
         "lower_bound", (json_int_t)s->lower_bound, "peak", (json_int_t)s->peak);
-    json_t *more = json_pack("{s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:o}", "nodes", s->nodes,
-                             "lowered", s->kernels_missing, "copies", s->copies, "segments",
-                             s->segments, "segments_recomputed", s->segments_recomputed, "flops",
-                             s->flops, "planning_seconds", seconds, "largest", largest);
+    json_t *more = json_pack(
+        "{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:o}", "nodes", s->nodes, "fused",
+        s->fused, "lowered", s->kernels_missing, "copies", s->copies, "segments", s->segments,
+        "segments_recomputed", s->segments_recomputed, "recomputed", s->recomputed,
+        "recomputed_flops", s->recomputed_flops, "recomputed_bytes", s->recomputed_bytes, "flops",
+        s->flops, "planning_seconds", seconds, "largest", largest);
     json_t *placement = kin_plan_report_json(plan, asked->nodes);
     int failed = !root || !more || !placement || json_object_update(root, placement) != 0 ||
                  json_object_update(root, more) != 0 ||
@@ -112,6 +120,7 @@ static int run(kin_common *common, const request *r) {
     kin_plan *plan = NULL;
     kin_plan_options options = {.struct_size = sizeof options,
                                 .memory_budget = r->budget,
+                                .recompute = r->recompute,
                                 .allow_reference = r->allow_reference};
     kin_status status = kin_graph_create(common->context, &graph);
     double start = kin_seconds();
@@ -130,6 +139,13 @@ static int run(kin_common *common, const request *r) {
 static int check_request(request *r) {
     if (r->memory && !kin_parse_bytes(r->memory, &r->budget))
         return kin_usage_error(verb, "--memory wants bytes such as 8G, not \"%s\"", r->memory);
+    static const char *const levels[] = {"auto", "nothing", "cheap", "segments"};
+    int level = 0;
+    while (r->recompute_text && level < 4 && strcmp(r->recompute_text, levels[level]) != 0) level++;
+    if (level == 4)
+        return kin_usage_error(verb, "--recompute wants nothing, cheap or segments, not \"%s\"",
+                               r->recompute_text);
+    r->recompute = (kin_recompute)level;
     return kin_plan_request_check(&r->model, verb);
 }
 
@@ -142,7 +158,12 @@ int kin_verb_plan(int count, char **arguments) {
         {.name = "memory",
          .argument = "BYTES",
          .text = &r.memory,
-         .help = "budget for everything, such as 8G: segments are recomputed to keep it"},
+         .help = "budget for everything, such as 8G: what is needed to keep it is recomputed"},
+        {.name = "recompute",
+         .argument = "WHAT",
+         .text = &r.recompute_text,
+         .help = "in a training step: nothing, cheap or segments; default: cheap, or the least "
+                 "that keeps --memory"},
         {.name = "nodes",
          .on = &r.nodes,
          .help = "every node: its kernel, and why it is not as the model has it"},

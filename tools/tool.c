@@ -2,6 +2,8 @@
 #define _POSIX_C_SOURCE 200809L
 #include "tools/tool.h"
 
+#include "tools/ranks.h"
+
 #include <errno.h>
 #include <math.h>
 #include <signal.h>
@@ -167,6 +169,13 @@ static const char *settings_text(char *text, size_t size) {
     return text;
 }
 
+/* What was asked for; several processes on one machine share its processors. 0: all. */
+static int threads_of(const kin_common *common) {
+    if (common->threads > 0 || common->local_count <= 1) return (int)common->threads;
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    return processors > common->local_count ? (int)(processors / common->local_count) : 1;
+}
+
 int kin_common_open(kin_common *common, bool open_device) {
     common->level = common->quiet ? KIN_LOG_ERROR : common->verbose ? KIN_LOG_DEBUG : KIN_LOG_INFO;
     if (common->threads < 0 || common->threads > 4096)
@@ -176,7 +185,7 @@ int kin_common_open(kin_common *common, bool open_device) {
                                    .allocator = common->allocator,
                                    .log = write_log,
                                    .log_user = common,
-                                   .threads = (int)common->threads,
+                                   .threads = threads_of(common),
                                    .settings = settings_text(settings, sizeof settings)};
     kin_status status = kin_context_create(&options, &common->context);
     if (status != KIN_OK) {
@@ -193,9 +202,13 @@ int kin_common_open(kin_common *common, bool open_device) {
         kin_log(common->context, file->loaded ? KIN_LOG_DEBUG : KIN_LOG_WARN, "%s: %s", file->path,
                 file->verdict);
     }
-    if (status == KIN_OK && open_device)
-        status = kin_device_open(common->backends, common->device ? common->device : "cpu",
-                                 &common->handle);
+    if (status == KIN_OK && open_device) {
+        const char *device = common->device ? common->device : "cpu";
+        char name[64];
+        status = kin_ranks_device(common->context, common->backends, device, common->local_rank,
+                                  common->local_count, name, sizeof name, &device);
+        if (status == KIN_OK) status = kin_device_open(common->backends, device, &common->handle);
+    }
     if (status == KIN_OK) return -1;
     int code = kin_report(common->context, "device", status);
     kin_common_close(common);
@@ -282,8 +295,8 @@ void kin_progress_show(kin_progress *progress, int64_t done, const char *note) {
     fprintf(stderr, "%s%s %lld/%lld %s, %s, %s left%s%s%s", terminal ? "\r\033[K" : "",
             progress->label, (long long)done, (long long)progress->total,
             time_text(now - progress->started, spent, sizeof spent), speed,
-            time_text(each * (double)(progress->total - done), left, sizeof left),
-            note ? "  " : "", note ? note : "", terminal ? "" : "\n");
+            time_text(each * (double)(progress->total - done), left, sizeof left), note ? "  " : "",
+            note ? note : "", terminal ? "" : "\n");
     fflush(stderr);
 }
 
@@ -299,11 +312,24 @@ bool kin_parse_bytes(const char *text, uint64_t *out_bytes) {
     if (end == text || !(value >= 0) || value > 1e18) return false;
     double unit = 1;
     switch (*end) {
-    case 'k': case 'K': unit = 1024; break;
-    case 'm': case 'M': unit = 1024.0 * 1024; break;
-    case 'g': case 'G': unit = 1024.0 * 1024 * 1024; break;
-    case 't': case 'T': unit = 1024.0 * 1024 * 1024 * 1024; break;
-    default: break;
+    case 'k':
+    case 'K':
+        unit = 1024;
+        break;
+    case 'm':
+    case 'M':
+        unit = 1024.0 * 1024;
+        break;
+    case 'g':
+    case 'G':
+        unit = 1024.0 * 1024 * 1024;
+        break;
+    case 't':
+    case 'T':
+        unit = 1024.0 * 1024 * 1024 * 1024;
+        break;
+    default:
+        break;
     }
     if (unit > 1) end++;
     if (strcmp(end, "") != 0 && strcmp(end, "B") != 0 && strcmp(end, "iB") != 0) return false;

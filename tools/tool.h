@@ -44,6 +44,7 @@ typedef struct kin_common {
     int64_t threads;
     bool quiet, verbose;
     kin_allocator allocator; /* of the context; all zero: the C library's */
+    int local_rank, local_count; /* of several processes on this machine (ranks.h); 0 and 0: one */
     /* made by kin_common_open */
     kin_context *context;
     kin_backends *backends;

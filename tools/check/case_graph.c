@@ -183,7 +183,8 @@ static kin_status load_weights(kin_case_graph *graph, kin_weights_rename rename,
 bool kin_case_prepare(kin_case_graph *graph, kin_weights_rename rename, const void *config) {
     kin_case_run *run = graph->run;
     kin_plan_options options = {.struct_size = sizeof options,
-                                .recompute_all = run->options->recompute,
+                                .recompute = run->options->recompute ? KIN_RECOMPUTE_SEGMENTS
+                                                                    : KIN_RECOMPUTE_AUTO,
                                 .allow_reference = run->options->allow_reference};
     kin_status status = kin_plan_build(graph->graph, run->device, &options, &graph->plan);
     if (status == KIN_OK) status = kin_store_create(run->device, &graph->store);

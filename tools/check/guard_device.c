@@ -67,12 +67,18 @@ static void close_device(kin_device *device) {
     (void)device;
 }
 
+static bool is_hidden(const char *op, const char *hidden) {
+    const size_t length = strlen(hidden);
+    return strncmp(op, hidden, length) == 0 &&
+           (op[length] == 0 || strcmp(op + length, "_grad") == 0);
+}
+
 static const kin_kernel *kernel_at(const kin_device *device, size_t index) {
     const kin_guard *guard = guard_of(device);
     const kin_kernel *row;
     if (!guard->hidden) return guard->inner->backend->kernel(guard->inner, index);
     for (size_t i = 0; (row = guard->inner->backend->kernel(guard->inner, i)); i++) {
-        if (strcmp(row->op, guard->hidden) == 0) continue;
+        if (is_hidden(row->op, guard->hidden)) continue;
         if (index-- == 0) return row;
     }
     return NULL;
@@ -353,6 +359,7 @@ kin_status kin_guard_open(kin_device *inner, kin_guard **out_guard) {
                                  .set_timed = inner->backend->set_timed ? set_timed : NULL};
     guard->device = *inner;
     guard->device.backend = &guard->table;
+    guard->device.info.granularity = 0; /* each tensor has margins of its own */
     if (guard->device.info.max_allocation > 2 * guard->margin)
         guard->device.info.max_allocation -= 2 * guard->margin;
     *out_guard = guard;

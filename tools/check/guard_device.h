@@ -14,7 +14,8 @@ kin_status kin_guard_open(kin_device *inner, kin_guard **out_guard);
 void kin_guard_close(kin_guard *guard);
 /* The device to plan and run on; not for kin_device_close. */
 kin_device *kin_guard_device(kin_guard *guard);
-/* Hides all kernels of an op (a name that outlives the guard); NULL: none. */
+/* Hides all kernels of an op (a name that outlives the guard) and of its gradient NAME_grad; NULL:
+ * none. */
 void kin_guard_hide(kin_guard *guard, const char *op);
 /* From now on changes the middle element of every result of a list's last call after the list ran,
  * by far more than any tolerance: a negative control of the checks that run on the device. */

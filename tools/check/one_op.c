@@ -410,6 +410,7 @@ kin_one_difference kin_one_op_compare(const kin_one_op *one, int output, const d
 }
 
 double kin_one_op_tolerance(const kin_one_op *one, const kin_device *device, int output) {
-    return kin_device_tolerance(&device->info, one->op, one->out[output].dtype,
+    const kin_dtype operands = one->in_count > 0 ? one->in[0].view.dtype : KIN_F32;
+    return kin_device_tolerance(&device->info, one->op, operands, one->out[output].dtype,
                                 one->cost.reduction);
 }

@@ -6,7 +6,8 @@
  * the tensor. Where a result comes from several nodes (an op that was lowered, a gradient), each of
  * them may err by that, so that this is added: the units of rounding that the rule allows, times
  * what one unit at every node does to the result, which is measured by evaluating the same nodes in
- * double with rounded results. On a device that rounds the operands of products, likewise:
+ * double with rounded results. The same goes for an op that rounds within (KIN_OP_ROUNDS), by the
+ * nodes of its lowering. On a device that rounds the operands of products, likewise:
  * kin_device_tolerance, and the units of that dtype times what the rounding of operands does.
  */
 #ifndef KIN_TOOLS_OP_SUITE_H

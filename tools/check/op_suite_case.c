@@ -353,7 +353,7 @@ bool suite_compare(suite_case *sc, const char *what, const kin_desc *desc, const
     int64_t count = kin_desc_count(desc);
     difference d = find_difference(desc->dtype, got, want, count);
     const kin_device_info *info = &sc->suite->device->info;
-    double tolerance = kin_device_tolerance(info, sc->op, desc->dtype, reduction);
+    double tolerance = kin_device_tolerance(info, sc->op, sc->dtype, desc->dtype, reduction);
     double allowed = tolerance * d.largest + extra;
     double fraction = d.error == 0 ? 0 : allowed > 0 ? d.error / allowed : INFINITY;
     if (fraction > sc->result->worst) sc->result->worst = fraction;

@@ -6,6 +6,7 @@
 #include "tools/tool.h"
 #include "tools/train/fingerprint.h"
 #include "tools/train/latent_encoder.h"
+#include "tools/train/train_share.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -39,10 +40,11 @@ typedef struct encoder {
     kin_latent_encoder *encoder;
     const kin_safetensors *old; /* has some of them already; or NULL */
     const int64_t *rows;        /* of the file's tensors */
+    int64_t *missing;           /* rows that are to be encoded, in the file's order */
+    kin_share share;
     kin_host_tensor clip;
     kin_progress progress;
     bool quiet;
-    int64_t done;
     int unreadable; /* in a row */
 } encoder;
 
@@ -72,41 +74,42 @@ static kin_status give_up(encoder *e, kin_status why, int64_t row, float *values
     return KIN_OK;
 }
 
-static kin_status encode_clip(void *user, size_t index, void *bytes, size_t size) {
+static kin_status encode_clip(void *user, int64_t item, void *bytes) {
     encoder *e = user;
-    int64_t row = e->rows[index];
-    char name[ROW_NAME];
-    row_name(row, name);
-    const kin_named_tensor *have = e->old ? kin_safetensors_find(e->old, name) : NULL;
-    if (have && kin_desc_bytes(&have->desc) == size) {
-        memcpy(bytes, have->data, size);
-        return KIN_OK;
-    }
-    if (kin_interrupted())
-        return kin_fail(e->context, KIN_CANCELLED, "interrupted while encoding the clips");
+    int64_t row = e->missing[item];
+    size_t size = e->share.size;
     kin_clip_shape shape = kin_train_order_form(e->order, e->form);
     kin_host_tensor moments = {0};
     kin_status status =
         kin_dataset_read(e->data, row, (uint64_t)e->config->seed, &shape,
                          kin_train_order_real_frames(e->order, e->form, row), e->clip.data);
-    if (status != KIN_OK) {
-        status = give_up(e, status, row, bytes, size / sizeof(float));
-    } else {
-        e->unreadable = 0;
-        status = kin_latent_encoder_run(e->encoder, &e->clip, &moments);
-        if (status == KIN_OK && kin_desc_bytes(&moments.desc) != size)
-            status = kin_fail(e->context, KIN_FORMAT, "moments of an unexpected size");
-        if (status == KIN_OK) memcpy(bytes, moments.data, size);
-        kin_host_tensor_free(e->context, &moments);
-    }
-    kin_progress_show(&e->progress, ++e->done, NULL);
+    if (status != KIN_OK) return give_up(e, status, row, bytes, size / sizeof(float));
+    e->unreadable = 0;
+    status = kin_latent_encoder_run(e->encoder, &e->clip, &moments);
+    if (status == KIN_OK && kin_desc_bytes(&moments.desc) != size)
+        status = kin_fail(e->context, KIN_FORMAT, "moments of an unexpected size");
+    if (status == KIN_OK) memcpy(bytes, moments.data, size);
+    kin_host_tensor_free(e->context, &moments);
     return status;
 }
 
-/* Writes the file with the rows that are needed and those that the old one has. */
-static kin_status make_latents(encoder *e, const char *path, const char *fingerprint) {
+/* What the writer asks for. */
+static kin_status give_clip(void *user, size_t index, void *bytes, size_t size) {
+    encoder *e = user;
+    char name[ROW_NAME];
+    row_name(e->rows[index], name);
+    const kin_named_tensor *have = e->old ? kin_safetensors_find(e->old, name) : NULL;
+    if (have && kin_desc_bytes(&have->desc) == size) {
+        memcpy(bytes, have->data, size);
+        return KIN_OK;
+    }
+    kin_status status = kin_share_take(&e->share, bytes);
+    kin_progress_show(&e->progress, e->share.taken, NULL);
+    return status;
+}
+
+static kin_status open_encoder(encoder *e) {
     kin_clip_shape shape = kin_train_order_form(e->order, e->form);
-    int64_t rows = kin_dataset_count(e->data), count = 0, missing = 0, dims[4];
     int64_t video[5] = {1, 3, shape.frames, shape.height, shape.width};
     kin_latent_encoder_options options = {.vae = e->source->vae,
                                           .path = e->source->path,
@@ -115,30 +118,51 @@ static kin_status make_latents(encoder *e, const char *path, const char *fingerp
                                           .frames = shape.frames,
                                           .height = shape.height,
                                           .width = shape.width};
+    kin_status status = kin_latent_encoder_open(e->device, &options, &e->encoder);
+    if (status != KIN_OK) return status;
+    return kin_host_tensor_create(e->context, KIN_F32, 5, video, &e->clip);
+}
+
+/* Writes the file with the rows that are needed and those that the old one has. */
+static kin_status make_latents(encoder *e, const char *path, const char *fingerprint) {
+    kin_clip_shape shape = kin_train_order_form(e->order, e->form);
+    int64_t rows = kin_dataset_count(e->data), count = 0, missing = 0, dims[4];
     moment_dims(e->source->vae, &shape, dims);
+    kin_desc desc = kin_desc_dense(KIN_F32, 4, dims);
     kin_named_tensor *tensors = kin_calloc(e->context, (size_t)rows, sizeof *tensors);
     char(*names)[ROW_NAME] = kin_calloc(e->context, (size_t)rows, sizeof *names);
-    int64_t *list = kin_calloc(e->context, (size_t)rows, sizeof *list);
+    int64_t *list = kin_calloc(e->context, (size_t)rows, 2 * sizeof *list);
     kin_status status = tensors && names && list ? KIN_OK : KIN_OUT_OF_MEMORY;
     for (int64_t i = 0; status == KIN_OK && i < rows; i++) {
         char name[ROW_NAME];
         row_name(i, name);
-        bool have = e->old && kin_safetensors_find(e->old, name);
+        const kin_named_tensor *have = e->old ? kin_safetensors_find(e->old, name) : NULL;
         if (!have && !kin_train_order_needs(e->order, e->form, i)) continue;
-        missing += !have;
+        if (!have || kin_desc_bytes(&have->desc) != kin_desc_bytes(&desc))
+            list[rows + missing++] = i;
         memcpy(names[count], name, sizeof name);
-        tensors[count] = (kin_named_tensor){names[count], kin_desc_dense(KIN_F32, 4, dims), NULL};
+        tensors[count] = (kin_named_tensor){names[count], desc, NULL};
         list[count++] = i;
     }
     e->rows = list;
-    e->done = 0;
+    e->missing = list ? list + rows : NULL;
+    e->share = (kin_share){.context = e->context,
+                           .ranks = e->config->ranks,
+                           .count = missing,
+                           .size = kin_desc_bytes(&desc),
+                           .make = encode_clip,
+                           .user = e,
+                           .what = "the clips"};
     e->progress = kin_progress_begin("encoding clips", 0, missing, e->quiet);
-    if (status == KIN_OK) status = kin_latent_encoder_open(e->device, &options, &e->encoder);
-    if (status == KIN_OK) status = kin_host_tensor_create(e->context, KIN_F32, 5, video, &e->clip);
+    if (status == KIN_OK) status = open_encoder(e);
+    status = kin_ranks_agree(e->config->ranks, status);
     if (status == KIN_OK) {
         kin_metadata made_from = {KIN_FINGERPRINT_KEY, fingerprint};
-        status = kin_safetensors_write(e->context, path, tensors, (size_t)count, &made_from, 1,
-                                       encode_clip, e);
+        status = kin_train_rank(e->config) == 0
+                     ? kin_safetensors_write(e->context, path, tensors, (size_t)count, &made_from,
+                                             1, give_clip, e)
+                     : kin_share_serve(&e->share);
+        status = kin_share_end(&e->share, status);
         kin_progress_end(&e->progress);
     }
     kin_latent_encoder_close(e->encoder);
@@ -198,41 +222,54 @@ static char *form_path(const encoder *e) {
                       (long long)shape.frames, shape.height, shape.width, padded ? "-padded" : "");
 }
 
-/* Opens the file of a form, made or completed first where that must be. */
-static kin_status open_form(encoder *e, form_file *out_form) {
-    char fingerprint[KIN_FINGERPRINT_TEXT], name[ROW_NAME];
-    char *path = form_path(e);
-    kin_safetensors *old = NULL, *file = NULL;
+/* Where each row's moments lie in the file. */
+static kin_status find_rows(const encoder *e, form_file *form) {
     int64_t rows = kin_dataset_count(e->data);
-    if (!path) return KIN_OUT_OF_MEMORY;
-    fingerprint_of(e, fingerprint);
+    char name[ROW_NAME];
     kin_status status = KIN_OK;
-    if (kin_fingerprint_open(e->context, path, fingerprint, &old) && has_all(e, old)) {
-        kin_log(e->context, KIN_LOG_INFO, "latents: using %s", path);
-        file = old;
-    } else {
-        e->old = old;
-        status = make_latents(e, path, fingerprint);
-        if (old) kin_safetensors_close(old);
-        e->old = NULL;
-        if (status == KIN_OK) status = kin_safetensors_open(e->context, path, &file);
-    }
-    out_form->file = file;
-    if (status == KIN_OK) {
-        out_form->clips = kin_calloc(e->context, (size_t)rows, sizeof *out_form->clips);
-        if (!out_form->clips) status = KIN_OUT_OF_MEMORY;
-    }
+    form->clips = kin_calloc(e->context, (size_t)rows, sizeof *form->clips);
+    if (!form->clips) return KIN_OUT_OF_MEMORY;
     for (int64_t i = 0; status == KIN_OK && i < rows; i++) {
         const kin_named_tensor *tensor;
         if (!kin_train_order_needs(e->order, e->form, i)) continue;
         row_name(i, name);
-        status = kin_safetensors_get(file, name, &tensor);
+        status = kin_safetensors_get(form->file, name, &tensor);
         if (status != KIN_OK) break;
-        out_form->clips[i] = tensor->data;
-        out_form->values = (size_t)kin_desc_count(&tensor->desc);
+        form->clips[i] = tensor->data;
+        form->values = (size_t)kin_desc_count(&tensor->desc);
     }
-    kin_free(e->context, path);
     return status;
+}
+
+/* Opens the file of a form, made or completed first where that must be. All ranks come here with
+ * the same file before them: rank 0 writes it only when it has the others' clips. */
+static kin_status open_form(encoder *e, form_file *out_form) {
+    char fingerprint[KIN_FINGERPRINT_TEXT];
+    char *path = form_path(e);
+    kin_safetensors *old = NULL;
+    bool same = true, all = false;
+    fingerprint_of(e, fingerprint);
+    if (path) all = kin_fingerprint_open(e->context, path, fingerprint, &old) && has_all(e, old);
+    kin_status status = kin_ranks_agree(e->config->ranks, path ? KIN_OK : KIN_OUT_OF_MEMORY);
+    if (status == KIN_OK) status = kin_ranks_same(e->config->ranks, all, &same);
+    if (status == KIN_OK && !same)
+        status = kin_fail(e->context, KIN_IO,
+                          "%s is not the same for all ranks: output must be a folder that all see",
+                          path);
+    if (status == KIN_OK && all) {
+        kin_log(e->context, KIN_LOG_INFO, "latents: using %s", path);
+        out_form->file = old;
+        old = NULL;
+    } else if (status == KIN_OK) {
+        e->old = old;
+        status = make_latents(e, path, fingerprint);
+        e->old = NULL;
+        if (status == KIN_OK) status = kin_safetensors_open(e->context, path, &out_form->file);
+    }
+    if (old) kin_safetensors_close(old);
+    if (status == KIN_OK) status = find_rows(e, out_form);
+    kin_free(e->context, path);
+    return kin_ranks_agree(e->config->ranks, status);
 }
 
 kin_status kin_latent_cache_open(kin_context *context, kin_device *device,
@@ -248,13 +285,17 @@ kin_status kin_latent_cache_open(kin_context *context, kin_device *device,
                  .order = order,
                  .quiet = quiet};
     kin_latent_cache *cache = kin_calloc(context, 1, sizeof *cache);
-    if (!cache) return KIN_OUT_OF_MEMORY;
+    kin_status status = kin_ranks_agree(config->ranks, cache ? KIN_OK : KIN_OUT_OF_MEMORY);
+    if (status != KIN_OK) {
+        kin_free(context, cache);
+        return status;
+    }
     cache->context = context;
     cache->rows = kin_dataset_count(data);
     cache->form_count = kin_train_order_forms(order);
     cache->forms = kin_calloc(context, (size_t)cache->form_count, sizeof *cache->forms);
-    kin_status status =
-        cache->forms ? kin_make_folders(context, config->output) : KIN_OUT_OF_MEMORY;
+    status = cache->forms ? kin_make_folders(context, config->output) : KIN_OUT_OF_MEMORY;
+    status = kin_ranks_agree(config->ranks, status);
     for (e.form = 0; status == KIN_OK && e.form < cache->form_count; e.form++)
         status = open_form(&e, &cache->forms[e.form]);
     if (status == KIN_OK) *out_cache = cache;

@@ -9,6 +9,7 @@
 #include "runtime/weights.h"
 #include "tools/tool.h"
 #include "tools/train/fingerprint.h"
+#include "tools/train/train_share.h"
 
 enum { CAPTION_NAME = 24 };
 
@@ -21,7 +22,7 @@ struct kin_text_source {
     kin_safetensors *file;
     float *features; /* of one caption, [length, C] */
     kin_progress progress;
-    int64_t done;
+    kin_share share;
 };
 
 static void caption_name(int64_t caption, char out_name[CAPTION_NAME]) {
@@ -84,18 +85,26 @@ static kin_status encode(kin_text_source *s, int64_t caption) {
     return status;
 }
 
+static kin_status encode_item(void *user, int64_t caption, void *bytes) {
+    kin_text_source *s = user;
+    kin_status status = encode(s, caption);
+    if (status == KIN_OK) memcpy(bytes, s->features, s->share.size);
+    return status;
+}
+
+/* What the writer asks for: the beginning of a caption's features. */
 static kin_status fill(void *user, size_t index, void *bytes, size_t size) {
     kin_text_source *s = user;
-    if (kin_interrupted())
-        return kin_fail(s->context, KIN_CANCELLED, "interrupted while encoding the captions");
-    kin_status status = encode(s, (int64_t)index);
+    (void)index;
+    kin_status status = kin_share_take(&s->share, s->features);
     if (status == KIN_OK) memcpy(bytes, s->features, size);
-    kin_progress_show(&s->progress, ++s->done, NULL);
+    kin_progress_show(&s->progress, s->share.taken, NULL);
     return status;
 }
 
 static kin_status make_cache(kin_text_source *s, kin_device *device, const char *fingerprint) {
     int64_t count = s->options.count;
+    kin_ranks *ranks = s->options.ranks;
     kin_named_tensor *tensors = kin_calloc(s->context, (size_t)count, sizeof *tensors);
     char(*names)[CAPTION_NAME] = kin_calloc(s->context, (size_t)count, sizeof *names);
     kin_status status = tensors && names ? load(s, device) : KIN_OUT_OF_MEMORY;
@@ -105,10 +114,22 @@ static kin_status make_cache(kin_text_source *s, kin_device *device, const char 
         tensors[i] = (kin_named_tensor){names[i], kin_desc_dense(KIN_F32, 2, dims), NULL};
     }
     kin_metadata made_from = {KIN_FINGERPRINT_KEY, fingerprint};
+    s->share = (kin_share){.context = s->context,
+                           .ranks = ranks,
+                           .count = count,
+                           .size = row_values(s) * sizeof *s->features,
+                           .make = encode_item,
+                           .user = s,
+                           .what = "the captions"};
     s->progress = kin_progress_begin("encoding captions", 0, count, s->options.quiet);
-    if (status == KIN_OK)
-        status = kin_safetensors_write(s->context, s->options.cache, tensors, (size_t)count,
-                                       &made_from, 1, fill, s);
+    status = kin_ranks_agree(ranks, status);
+    if (status == KIN_OK) {
+        status = !ranks || ranks->rank == 0
+                     ? kin_safetensors_write(s->context, s->options.cache, tensors, (size_t)count,
+                                             &made_from, 1, fill, s)
+                     : kin_share_serve(&s->share);
+        status = kin_share_end(&s->share, status);
+    }
     kin_progress_end(&s->progress);
     unload(s);
     kin_free(s->context, tensors);
@@ -126,11 +147,18 @@ static kin_status open_cache(kin_text_source *s, kin_device *device) {
                                           (size_t)(o->count * o->length) * sizeof *o->ids);
     hash = kin_fingerprint_path(kin_fingerprint_path(hash, o->path), o->tokenizer_path);
     kin_fingerprint_text(kin_fingerprint_bytes(hash, facts, sizeof facts), fingerprint);
-    if (kin_fingerprint_open(s->context, o->cache, fingerprint, &s->file)) {
+    bool there = kin_fingerprint_open(s->context, o->cache, fingerprint, &s->file), same;
+    kin_status status = kin_ranks_same(o->ranks, there, &same);
+    if (status == KIN_OK && !same)
+        status = kin_fail(s->context, KIN_IO,
+                          "%s is not the same for all ranks: output must be a folder that all see",
+                          o->cache);
+    if (status != KIN_OK) return status;
+    if (there) {
         kin_log(s->context, KIN_LOG_INFO, "text features: using %s", o->cache);
         return KIN_OK;
     }
-    kin_status status = make_cache(s, device, fingerprint);
+    status = make_cache(s, device, fingerprint);
     return status == KIN_OK ? kin_safetensors_open(s->context, o->cache, &s->file) : status;
 }
 
@@ -139,11 +167,16 @@ kin_status kin_text_source_open(kin_context *context, kin_device *device,
                                 kin_text_source **out_source) {
     *out_source = NULL;
     kin_text_source *s = kin_calloc(context, 1, sizeof *s);
-    if (!s) return KIN_OUT_OF_MEMORY;
+    kin_status status =
+        kin_ranks_agree(options->cache ? options->ranks : NULL, s ? KIN_OK : KIN_OUT_OF_MEMORY);
+    if (status != KIN_OK) {
+        kin_free(context, s);
+        return status;
+    }
     s->context = context;
     s->options = *options;
     s->config = *options->config;
-    kin_status status = options->cache ? open_cache(s, device) : load(s, device);
+    status = options->cache ? open_cache(s, device) : load(s, device);
     if (status == KIN_OK) *out_source = s;
     else kin_text_source_close(s);
     return status;

@@ -4,6 +4,7 @@
 
 #include "models/t5.h"
 #include "runtime/device.h"
+#include "tools/ranks.h"
 
 typedef struct kin_text_source kin_text_source;
 
@@ -18,6 +19,7 @@ typedef struct kin_text_source_options {
     const char *cache; /* the file to keep features in; NULL: the encoder stays loaded, and encodes
                           what is asked for */
     bool quiet;
+    kin_ranks *ranks; /* that share the encoding for the cache; NULL: this process alone */
 } kin_text_source_options;
 
 /* The cache has one tensor f32 [tokens, C] a caption, named by its number, and is mapped, not read:

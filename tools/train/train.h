@@ -7,6 +7,7 @@
 #include "runtime/plan.h"
 #include "runtime/tokenizer.h"
 #include "tools/data/dataset.h"
+#include "tools/ranks.h"
 #include "tools/train/train_order.h"
 
 #include <jansson.h>
@@ -68,8 +69,8 @@ typedef struct kin_train_config {
     bool cosine;
     kin_optimizer_options optimizer;
     kin_precision precision;
-    uint64_t memory; /* 0: no limit */
-    bool recompute;  /* every segment, whatever the memory */
+    uint64_t memory;         /* 0: no limit */
+    kin_recompute recompute; /* at the least, whatever the memory */
     int64_t log_every, checkpoint_every, keep_checkpoints;
     int64_t stop_at; /* no key: stops there as Ctrl-C does, if not 0 (for kinora check resume) */
     /* vae */
@@ -103,9 +104,26 @@ typedef struct kin_train_config {
     kin_context *context; /* of stages */
     struct kin_train_config *stages;
     int stage_count;
-    int only_stage; /* no key: number, from 1, of the one stage to run; 0: all */
-    int stop_stage; /* no key: the stage, from 1, that stop_at is meant for */
+    int only_stage;   /* no key: number, from 1, of the one stage to run; 0: all */
+    int stop_stage;   /* no key: the stage, from 1, that stop_at is meant for */
+    kin_ranks *ranks; /* no key: the processes that share each batch; NULL: this one alone. They are
+                         the group of the device */
 } kin_train_config;
+
+/* Processes of the run, and this one's number. */
+int kin_train_ranks(const kin_train_config *config);
+int kin_train_rank(const kin_train_config *config);
+/* Calls `work`, unless `status` is an error: first rank 0 alone, which leaves files, then the
+ * others, which find them. All ranks call it, and get one status. */
+kin_status kin_train_in_turn(const kin_train_config *config, kin_status status,
+                             kin_status (*work)(void *user), void *user);
+/* Rank 0 alone. */
+kin_status kin_train_on_first(const kin_train_config *config, kin_status status,
+                              kin_status (*work)(void *user), void *user);
+/* Makes the others' store equal to rank 0's. */
+kin_status kin_train_share(const kin_train_config *config, kin_store *store);
+/* True if all ranks hold the same weights and states, in names, shapes and bits. */
+kin_status kin_train_compare(const kin_train_config *config, kin_store *store, bool *out_same);
 
 /* Reads and checks a file, with `sets` ("key=value") applied. Unknown keys are errors that name the
  * nearest one. */

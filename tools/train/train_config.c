@@ -107,6 +107,17 @@ static void read_data(kin_train_reader *r, kin_train_config *config) {
     kin_train_read_order(r, config, data);
 }
 
+/* A word of kin_recompute; true and false are "segments" and "auto". */
+static void read_recompute(kin_train_reader *r, const json_t *root, kin_recompute *value) {
+    static const char *const words[] = {"auto", "nothing", "cheap", "segments"};
+    if (json_is_boolean(json_object_get(root, "recompute")))
+        *value = json_is_true(json_object_get(root, "recompute")) ? KIN_RECOMPUTE_SEGMENTS
+                                                                  : KIN_RECOMPUTE_AUTO;
+    else
+        *value = (kin_recompute)kin_train_get_word(r, root, "recompute", words, KIN_COUNT(words),
+                                                   KIN_RECOMPUTE_AUTO);
+}
+
 static void read_optimisation(kin_train_reader *r, kin_train_config *config) {
     json_t *root = config->root;
     kin_optimizer_options *o = &config->optimizer;
@@ -118,7 +129,11 @@ static void read_optimisation(kin_train_reader *r, kin_train_config *config) {
     config->log_every = 10;
     config->checkpoint_every = 500;
     config->keep_checkpoints = 2;
-    *o = (kin_optimizer_options){0.9, 0.999, 1e-8, 0, 1.0, 0.9999};
+    *o = (kin_optimizer_options){.beta1 = 0.9,
+                                 .beta2 = 0.999,
+                                 .epsilon = 1e-8,
+                                 .max_grad_norm = 1.0,
+                                 .ema_decay = 0.9999};
     kin_train_get_int(r, root, "steps", 1, INT64_C(1) << 40, &config->steps);
     kin_train_get_int(r, root, "batch_size", 1, 65536, &config->batch_size);
     kin_train_get_int(r, root, "accumulate_steps", 1, 65536, &config->accumulate_steps);
@@ -139,7 +154,7 @@ static void read_optimisation(kin_train_reader *r, kin_train_config *config) {
     if (kin_train_get_choice(r, root, "precision", "f32", "bf16"))
         config->precision.compute = KIN_BF16;
     kin_train_get_bytes(r, root, "memory", &config->memory);
-    kin_train_get_bool(r, root, "recompute", &config->recompute);
+    read_recompute(r, root, &config->recompute);
 }
 
 static void read_vae_task(kin_train_reader *r, kin_train_config *config) {

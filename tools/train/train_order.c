@@ -145,7 +145,8 @@ static kin_status assign_buckets(kin_train_order *o, int64_t epoch, int *shapes)
                               kin_bucket_draw_numpy, &draws, &bucket))
             continue;
         kin_clip_shape clip = {bucket.frames, bucket.height, bucket.width};
-        int64_t batch = bucket.batch_size > 0 ? bucket.batch_size : p->batch;
+        int64_t ranks = p->ranks > 0 ? p->ranks : 1;
+        int64_t batch = bucket.batch_size > 0 ? bucket.batch_size * ranks : p->batch;
         status = find_shape(o, &o->candidates, (kin_train_shape){clip, batch, false}, &shapes[row]);
     }
     return status;

@@ -10,7 +10,8 @@
 
 typedef struct kin_train_order_options {
     uint64_t seed;
-    int64_t batch; /* clips of a batch */
+    int64_t batch; /* clips of a batch, of all ranks together */
+    int64_t ranks; /* that batch sizes of buckets are multiplied by; 0: 1 */
     int64_t
         micro_steps; /* batches of an optimizer step: the ranks of Open-Sora-Plan's megabatches */
     kin_clip_shape clip; /* of every clip, unless there are buckets */

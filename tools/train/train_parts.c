@@ -237,6 +237,7 @@ static kin_status train_tokenizer(kin_context *context, const kin_train_config *
     bool begun = kin_train_checkpoint_find(context, config->output, &checkpoint, &step) == KIN_OK;
     kin_free(context, checkpoint);
     if (begun && kin_file_exists(parts->tokenizer)) return KIN_OK;
+    if (kin_train_rank(config) != 0) return KIN_OK; /* rank 0 has made it */
     int64_t count = kin_dataset_count(data);
     const char **captions = kin_alloc(context, (size_t)count * sizeof *captions);
     if (!captions) return KIN_OUT_OF_MEMORY;

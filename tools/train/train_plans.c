@@ -13,6 +13,7 @@ typedef struct shape_plan {
     int64_t used;                /* when; the oldest goes first */
     uint64_t budget;             /* that it was made with */
     uint64_t arena, own, stored; /* of its summary: own = inputs and constants */
+    uint64_t sums;               /* between the ranks, which all plans share */
     int segments, recomputed;
 } shape_plan;
 
@@ -29,7 +30,8 @@ struct kin_train_plans {
     kin_plan *apply;
     int apply_shape; /* whose gradients it takes */
     bool apply_prepared;
-    uint64_t fixed; /* store, arena, and what the update and the task have: whatever the shape */
+    uint64_t fixed; /* store, arena, and what the update, the sums between ranks and the task have:
+                       whatever the shape */
     uint64_t peak;  /* fixed and the largest plan's own */
     int64_t clock;
 };
@@ -48,14 +50,21 @@ static void name_of(const kin_train_plans *p, int shape, char name[SHAPE_NAME]) 
     if (p->ops->shape_name) p->ops->shape_name(p->task, shape, name, SHAPE_NAME);
 }
 
+static kin_optimizer_options optimizer_of(const kin_train_config *config) {
+    kin_optimizer_options options = config->optimizer;
+    options.over_ranks = config->ranks != NULL;
+    return options;
+}
+
 static kin_status build_graph(kin_train_plans *p, int shape, kin_graph **out_graph) {
     const kin_train_config *config = p->config;
     kin_status status = kin_graph_create(p->context, out_graph);
     if (status != KIN_OK) return status;
     kin_tensor loss = p->ops->loss(p->task, shape, *out_graph);
+    kin_optimizer_options optimizer = optimizer_of(config);
     if (config->accumulate_steps > 1)
         kin_training_accumulate(*out_graph, loss, 1.0 / (double)config->accumulate_steps);
-    else kin_training_update(*out_graph, loss, &config->optimizer);
+    else kin_training_update(*out_graph, loss, &optimizer);
     return KIN_OK;
 }
 
@@ -64,7 +73,7 @@ static kin_status build(kin_train_plans *p, int shape, kin_graph **out_graph) {
     shape_plan *s = &p->shapes[shape];
     kin_plan_options options = {.struct_size = sizeof options,
                                 .memory_budget = s->budget,
-                                .recompute_all = p->config->recompute};
+                                .recompute = p->config->recompute};
     kin_graph *graph = NULL;
     char name[SHAPE_NAME], bytes[32];
     kin_plan_free(s->plan);
@@ -82,6 +91,7 @@ static kin_status build(kin_train_plans *p, int shape, kin_graph **out_graph) {
         const kin_plan_summary *summary = kin_plan_summarize(s->plan);
         s->arena = summary->arena;
         s->own = summary->inputs + summary->constants;
+        s->sums = summary->communication;
         s->stored = summary->weights + summary->states;
         s->segments = summary->segments;
         s->recomputed = summary->segments_recomputed;
@@ -109,7 +119,8 @@ static kin_status build_apply(kin_train_plans *p, int shape, const kin_graph *gr
     p->apply_shape = shape;
     kin_status status = kin_graph_create(p->context, &apply);
     if (status != KIN_OK) return status;
-    kin_training_apply(apply, graph, &p->config->optimizer);
+    kin_optimizer_options optimizer = optimizer_of(p->config);
+    kin_training_apply(apply, graph, &optimizer);
     status = kin_plan_build(apply, p->device, NULL, &p->apply);
     if (status == KIN_OK && p->store)
         status = kin_store_add_graph(p->store, apply, (uint64_t)p->config->seed);
@@ -121,10 +132,11 @@ static kin_status build_apply(kin_train_plans *p, int shape, const kin_graph *gr
 typedef struct most {
     uint64_t stored, own; /* weights and states; inputs and constants */
     uint64_t update;      /* the update's inputs and constants */
+    uint64_t sums;        /* between the ranks */
 } most;
 
 static most measure(kin_train_plans *p) {
-    most m = {0};
+    most m = {.sums = p->config->ranks ? kin_group_bytes(p->device->group) : 0};
     uint64_t arena = 0;
     if (p->apply) {
         const kin_plan_summary *s = kin_plan_summarize(p->apply);
@@ -138,7 +150,7 @@ static most measure(kin_train_plans *p) {
         if (s->stored > m.stored) m.stored = s->stored;
         if (s->own > m.own) m.own = s->own;
     }
-    p->fixed = m.stored + arena + m.update + p->ops->memory;
+    p->fixed = m.stored + arena + m.update + m.sums + p->ops->memory;
     p->peak = p->fixed + m.own;
     return m;
 }
@@ -151,8 +163,9 @@ static kin_status make_room(kin_train_plans *p) {
     if (budget == 0 || p->peak <= budget) return KIN_OK;
     for (int i = 0; i < p->count; i++) {
         shape_plan *s = &p->shapes[i];
-        uint64_t beside = m.stored - s->stored + m.own - s->own + m.update + p->ops->memory;
-        if (s->stored + s->arena + s->own + beside <= budget) continue;
+        uint64_t beside =
+            m.stored - s->stored + m.own - s->own + m.update + m.sums - s->sums + p->ops->memory;
+        if (s->stored + s->arena + s->own + s->sums + beside <= budget) continue;
         s->budget = budget > beside ? budget - beside : 1;
         kin_status status = build(p, i, NULL);
         if (status != KIN_OK) return status;

@@ -28,7 +28,11 @@ static bool finished(kin_context *context, const kin_train_config *stage) {
 static kin_status run_stage(kin_context *context, kin_device *device,
                             const kin_train_config *config, int index, bool resume, bool quiet) {
     kin_train_config *stage = &config->stages[index];
-    if (resume && finished(context, stage)) {
+    stage->ranks = config->ranks;
+    int done = resume && finished(context, stage); /* as rank 0 sees it */
+    kin_status status = kin_ranks_broadcast(config->ranks, &done, sizeof done);
+    if (status != KIN_OK) return status;
+    if (done) {
         kin_log(context, KIN_LOG_INFO, "stage %d of %d is done: %s", index + 1, config->stage_count,
                 stage->output);
         return KIN_OK;
@@ -42,7 +46,7 @@ static kin_status run_stage(kin_context *context, kin_device *device,
     kin_log(context, KIN_LOG_INFO, "stage %d of %d: %s", index + 1, config->stage_count,
             stage->output);
     stage->stop_at = config->stop_stage == index + 1 ? config->stop_at : 0;
-    kin_status status = kin_train(context, device, stage, resume, quiet);
+    status = kin_train(context, device, stage, resume, quiet);
     if (status != KIN_OK && status != KIN_CANCELLED)
         return kin_fail_in(context, status, "stage %d", index + 1);
     return status;

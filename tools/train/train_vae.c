@@ -16,7 +16,8 @@ typedef struct vae_task {
     kin_device *device;
     const kin_train_config *config;
     kin_dataset *data;
-    int64_t clips_per_step; /* batch_size counts images */
+    int64_t first;          /* this rank's first image of a batch */
+    int64_t clips_per_step; /* of all ranks; batch_size counts images */
     int64_t frames;         /* that each clip gives to a step */
     int64_t *indices;
     float *clip;   /* (3, T, Y, X) */
@@ -25,13 +26,15 @@ typedef struct vae_task {
 
 static kin_tensor vae_loss(void *task, int shape, kin_graph *graph) {
     (void)shape;
-    const kin_train_config *config = ((vae_task *)task)->config;
+    const vae_task *t = task;
+    const kin_train_config *config = t->config;
     kin_vae_training training = {.vae = &config->vae,
                                  .loss = config->loss,
                                  .precision = config->precision,
                                  .batch = config->batch_size,
                                  .height = config->data.height,
-                                 .width = config->data.width};
+                                 .width = config->data.width,
+                                 .part = {t->first, config->batch_size * kin_train_ranks(config)}};
     return kin_vae_training_loss(graph, &training);
 }
 
@@ -52,14 +55,16 @@ static kin_status vae_write(void *user, kin_plan *plan, int64_t index) {
     kin_status status =
         kin_dataset_batch(task->data, seed, index, task->clips_per_step, task->indices);
     for (int64_t b = 0; status == KIN_OK && b < config->batch_size; b++) {
-        int64_t clip = b / task->frames, frame = b % task->frames;
-        if (frame == 0)
+        int64_t image_number = task->first + b; /* in the batch of all ranks */
+        int64_t clip = image_number / task->frames, frame = image_number % task->frames;
+        if (frame == 0 || b == 0)
             status = kin_dataset_clip(task->data, task->indices[clip], seed, task->clip, NULL);
         if (status != KIN_OK) break;
         /* one frame from each stretch of the clip, at a place drawn by (seed, step, image) */
-        double place = ((double)frame + (double)kin_philox_element_uniform(
-                                            seed, STREAM_FRAME, (uint64_t)index, (uint64_t)b)) /
-                       (double)task->frames;
+        double place =
+            ((double)frame + (double)kin_philox_element_uniform(seed, STREAM_FRAME, (uint64_t)index,
+                                                                (uint64_t)image_number)) /
+            (double)task->frames;
         int64_t which = (int64_t)(place * (double)config->data.frames);
         if (which >= config->data.frames) which = config->data.frames - 1;
         copy_frame(config, task->clip, which, task->images + (size_t)b * image);
@@ -226,7 +231,9 @@ kin_status kin_train_vae(kin_context *context, kin_device *device, const kin_tra
     vae_task task = {.context = context, .device = device, .config = config};
     size_t image = 3 * (size_t)config->data.height * (size_t)config->data.width;
     task.frames = config->frames_per_clip;
-    task.clips_per_step = (config->batch_size + task.frames - 1) / task.frames;
+    int64_t batch = config->batch_size * kin_train_ranks(config);
+    task.first = config->batch_size * kin_train_rank(config);
+    task.clips_per_step = (batch + task.frames - 1) / task.frames;
     kin_status status = kin_dataset_open(context, &config->data, &task.data);
     if (status == KIN_OK) {
         task.indices = kin_alloc(context, (size_t)task.clips_per_step * sizeof *task.indices);
@@ -234,6 +241,7 @@ kin_status kin_train_vae(kin_context *context, kin_device *device, const kin_tra
         task.images = kin_alloc(context, (size_t)config->batch_size * image * sizeof(float));
         if (!task.indices || !task.clip || !task.images) status = KIN_OUT_OF_MEMORY;
     }
+    status = kin_ranks_agree(config->ranks, status);
     if (status == KIN_OK)
         status = kin_train_run(context, device, config, &ops, &task, resume, quiet);
     kin_dataset_close(task.data);

@@ -17,6 +17,16 @@ static int64_t latent_frames(const kin_video_task *t, int shape) {
                                  kin_train_order_shape(t->order, shape)->clip.frames);
 }
 
+/* Batches are of all ranks together, who take as many samples each, in their order. */
+static int64_t samples_of_rank(const kin_video_task *t, int shape) {
+    return kin_train_order_shape(t->order, shape)->batch / kin_train_ranks(t->config);
+}
+
+/* This rank's first sample of a batch. */
+static int64_t first_sample(const kin_video_task *t, int shape) {
+    return samples_of_rank(t, shape) * kin_train_rank(t->config);
+}
+
 /* Frame masks are of videos. */
 static bool has_masks(const kin_video_task *t, int shape) {
     return t->config->frame_masks && latent_frames(t, shape) > 1;
@@ -53,7 +63,8 @@ static kin_tensor video_loss(void *user, int shape, kin_graph *graph) {
         .plan_loss = t->plan_loss,
         .plan = t->plan,
         .precision = config->precision,
-        .batch = s->batch,
+        .batch = samples_of_rank(t, shape),
+        .part = {first_sample(t, shape), s->batch},
         .frames = latent_frames(t, shape) + images,
         .latent_height = s->clip.height / vae.space_factor,
         .latent_width = s->clip.width / vae.space_factor,
@@ -134,13 +145,15 @@ static kin_status video_load(void *user, kin_store *store) {
 
 /* ---- batches ---- */
 
-/* The latents of sample `b`: its clip, then its pictures, channel by channel. texts: whose captions
- * they are. */
+/* The latents of this rank's sample `b`: its clip, then its pictures, channel by channel. texts:
+ * whose captions they are. */
 static void put_latents(kin_video_task *t, const kin_train_batch *batch, int64_t b,
                         int64_t *texts) {
     int64_t images = t->config->order.images, pictures = kin_train_order_shapes(t->order);
+    int64_t sample = first_sample(t, batch->shape) + b;
     size_t clip = kin_latent_cache_values(t->latents, batch->shape);
-    const float *from = kin_latent_cache_clip(t->latents, batch->shape, batch->rows[b], &texts[0]);
+    const float *from =
+        kin_latent_cache_clip(t->latents, batch->shape, batch->rows[sample], &texts[0]);
     if (images == 0) {
         memcpy(t->moments + (size_t)b * clip, from, clip * sizeof *from);
         return;
@@ -152,7 +165,7 @@ static void put_latents(kin_video_task *t, const kin_train_batch *batch, int64_t
     float *to = t->moments + (size_t)b * channels * row;
     for (size_t c = 0; c < channels; c++) memcpy(to + c * row, from + c * part, part * sizeof *to);
     for (int64_t i = 0; i < images; i++) {
-        from = kin_latent_cache_clip(t->latents, (int)pictures, batch->images[b * images + i],
+        from = kin_latent_cache_clip(t->latents, (int)pictures, batch->images[sample * images + i],
                                      &texts[1 + i]);
         for (size_t c = 0; c < channels; c++)
             memcpy(to + c * row + part + (size_t)i * plane, from + c * plane, plane * sizeof *to);
@@ -167,12 +180,12 @@ static void put_masks(kin_video_task *t, const kin_train_batch *batch, int64_t i
     int64_t captions = 1 + images;
     size_t plane =
         (size_t)(s->clip.height / vae.space_factor) * (size_t)(s->clip.width / vae.space_factor);
-    for (int64_t b = 0; b < s->batch; b++) {
+    for (int64_t b = 0; b < samples_of_rank(t, batch->shape); b++) {
         int64_t row = t->texts[b * captions];
         kin_dataset_row facts = {0};
         if (has_masks(t, batch->shape))
-            kin_frame_mask_draw(t->config->mask_ratios, (uint64_t)t->config->seed, index, b, frames,
-                                t->masks + b * frames);
+            kin_frame_mask_draw(t->config->mask_ratios, (uint64_t)t->config->seed, index,
+                                first_sample(t, batch->shape) + b, frames, t->masks + b * frames);
         if (t->fps) {
             bool known = kin_dataset_measure(t->data, row, &facts) == KIN_OK;
             t->fps[b] = s->clip.frames == 1      ? PICTURE_FPS
@@ -190,14 +203,14 @@ static void put_masks(kin_video_task *t, const kin_train_batch *batch, int64_t i
 }
 
 /* Captions that are left out, for models without a null caption of their own, become the empty
- * text. */
-static void put_texts(kin_video_task *t, int64_t captions, int64_t index) {
+ * text. first: number of the first of them in the batch of all ranks. */
+static void put_texts(kin_video_task *t, int64_t first, int64_t captions, int64_t index) {
     int64_t length = t->captions.length;
     bool drop = t->null_share > 0 && !has_null_caption(t);
     for (int64_t i = 0; i < captions; i++) {
-        if (drop &&
-            (double)kin_philox_element_uniform((uint64_t)t->config->seed, STREAM_NULL_TEXT,
-                                               (uint64_t)index + 1, (uint64_t)i) < t->null_share)
+        if (drop && (double)kin_philox_element_uniform((uint64_t)t->config->seed, STREAM_NULL_TEXT,
+                                                       (uint64_t)index + 1,
+                                                       (uint64_t)(first + i)) < t->null_share)
             t->texts[i] = t->captions.count;
         memcpy(t->ids + i * length, t->captions.ids + t->texts[i] * length,
                (size_t)length * sizeof *t->ids);
@@ -213,9 +226,10 @@ static kin_status video_write(void *user, kin_plan *plan, int64_t index) {
     kin_status status = kin_train_order_batch(t->order, index, &batch);
     if (status != KIN_OK) return status;
     const kin_train_shape *s = kin_train_order_shape(t->order, batch.shape);
-    for (int64_t b = 0; b < s->batch; b++) put_latents(t, &batch, b, t->texts + b * each);
+    int64_t samples = samples_of_rank(t, batch.shape);
+    for (int64_t b = 0; b < samples; b++) put_latents(t, &batch, b, t->texts + b * each);
     put_masks(t, &batch, index);
-    put_texts(t, s->batch * each, index);
+    put_texts(t, first_sample(t, batch.shape) * each, samples * each, index);
     int64_t key[2] = {config->seed, index + 1};
     status = kin_plan_write(plan, "moments", KIN_F32, t->moments);
     if (status == KIN_OK) status = kin_plan_write(plan, "seed", KIN_I64, key);
@@ -228,7 +242,7 @@ static kin_status video_write(void *user, kin_plan *plan, int64_t index) {
     if (status == KIN_OK && config->train_text_encoder)
         return kin_plan_write(plan, "ids", KIN_I32, t->ids);
     if (status == KIN_OK)
-        status = kin_text_source_read(t->text, t->texts, s->batch * each, t->features);
+        status = kin_text_source_read(t->text, t->texts, samples * each, t->features);
     return status == KIN_OK ? kin_plan_write(plan, "features", KIN_F32, t->features) : status;
 }
 
@@ -279,7 +293,8 @@ static kin_status open_order(kin_video_task *t) {
     const kin_dataset_options *d = &config->data;
     kin_train_order_options options = config->order;
     options.seed = (uint64_t)config->seed;
-    options.batch = config->batch_size;
+    options.ranks = kin_train_ranks(config);
+    options.batch = config->batch_size * options.ranks;
     options.micro_steps = config->accumulate_steps;
     options.clip = (kin_clip_shape){d->frames, d->height, d->width};
     options.interval = d->interval;
@@ -321,7 +336,8 @@ static kin_status open_text(kin_video_task *t) {
         .length = t->captions.length,
         .whole = t->attend_padding,
         .cache = config->features_each_batch ? NULL : cache,
-        .quiet = t->quiet};
+        .quiet = t->quiet,
+        .ranks = config->ranks};
     kin_status status = kin_text_source_open(t->context, t->device, &options, &t->text);
     kin_free(t->context, cache);
     return status;
@@ -335,7 +351,7 @@ static kin_status allocate_batch(kin_video_task *t) {
         images ? kin_latent_cache_values(t->latents, kin_train_order_shapes(t->order)) : 0;
     for (int i = 0; i < kin_train_order_shapes(t->order); i++) {
         const kin_train_shape *s = kin_train_order_shape(t->order, i);
-        size_t batch = (size_t)s->batch;
+        size_t batch = (size_t)samples_of_rank(t, i);
         size_t clip = kin_latent_cache_values(t->latents, i) + images * image;
         if (batch * (1 + images) > captions) captions = batch * (1 + images);
         if (batch * clip > values) values = batch * clip;
@@ -359,6 +375,11 @@ static kin_status allocate_batch(kin_video_task *t) {
                : KIN_OUT_OF_MEMORY;
 }
 
+static kin_status open_captions(void *user) {
+    kin_video_task *t = user;
+    return kin_train_captions_open(t->context, t->config, &t->parts, t->data, &t->captions);
+}
+
 /* Everything but what is computed from the data. */
 static kin_status open_model(kin_video_task *t) {
     const kin_train_config *config = t->config;
@@ -366,9 +387,9 @@ static kin_status open_model(kin_video_task *t) {
     kin_status status = kin_train_parts_open(context, config, &t->parts);
     if (status == KIN_OK) status = settle(t);
     if (status == KIN_OK) status = kin_dataset_open(context, &config->data, &t->data);
-    if (status == KIN_OK)
-        status = kin_train_captions_open(context, config, &t->parts, t->data, &t->captions);
-    if (status == KIN_OK) status = kin_schedule_create(context, 1000, "", &t->schedule);
+    status = kin_train_in_turn(config, status, open_captions, t);
+    if (status != KIN_OK) return status;
+    status = kin_schedule_create(context, 1000, "", &t->schedule);
     if (status == KIN_OK && t->parts.denoiser.kind == KIN_DENOISER_STDIT2)
         kin_schedule_use_single(t->schedule); /* as Open-Sora 1.1 */
     return status == KIN_OK ? open_order(t) : status;
@@ -384,12 +405,14 @@ static kin_status check_memory(kin_video_task *t, const kin_train_task_ops *ops)
     return status;
 }
 
+/* Encodes what is not encoded yet. All ranks take part, and get one status. */
 static kin_status open_features(kin_video_task *t) {
     kin_latent_source source = {&t->parts.vae, t->parts.vae_files.path};
     kin_status status = kin_latent_cache_open(t->context, t->device, t->config, &source, t->data,
                                               t->order, t->quiet, &t->latents);
     if (status == KIN_OK && !t->config->train_text_encoder) status = open_text(t);
-    return status == KIN_OK ? allocate_batch(t) : status;
+    if (status == KIN_OK) status = allocate_batch(t);
+    return kin_ranks_agree(t->config->ranks, status);
 }
 
 static void close_task(kin_video_task *t) {
@@ -433,6 +456,7 @@ kin_status kin_train_video(kin_context *context, kin_device *device, const kin_t
                                                                 : plain_metrics;
         status = check_memory(&task, &ops);
     }
+    status = kin_ranks_agree(config->ranks, status);
     if (status == KIN_OK) status = open_features(&task);
     if (status == KIN_OK) {
         ops.memory = task.text ? kin_text_source_memory(task.text) : 0;
