@@ -123,6 +123,78 @@ static void keep_line(void *user, kin_log_level level, const char *text) {
     snprintf(user, 64, "%d %s", (int)level, text);
 }
 
+/* Resident bytes of the process. */
+static uint64_t resident(void) {
+    unsigned long long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (!file || fscanf(file, "%*u %llu", &pages) != 1) pages = 0;
+    if (file) fclose(file);
+    return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* What is freed goes back to the system: a second stage of large blocks, with small ones between
+ * them that stay, leaves nothing behind. (malloc alone keeps nearly all of it: the blocks of the
+ * first stage have taught it to take such sizes from the heap.) */
+static void test_memory_goes_back(void **state) {
+    (void)state;
+    enum { BLOCKS = 32, LARGE = 4 << 20, SMALLER = LARGE - (64 << 10) };
+    kin_context *context;
+    void *large[BLOCKS], *small[BLOCKS];
+    assert_int_equal(kin_context_create(NULL, &context), KIN_OK);
+    for (int i = 0; i < BLOCKS; i++) {
+        assert_non_null(large[i] = kin_alloc(context, LARGE));
+        memset(large[i], 1, LARGE);
+    }
+    for (int i = 0; i < BLOCKS; i++) kin_free(context, large[i]);
+    uint64_t before = resident();
+    for (int i = 0; i < BLOCKS; i++) {
+        assert_non_null(large[i] = kin_alloc(context, SMALLER));
+        assert_non_null(small[i] = kin_alloc(context, 1000));
+        memset(large[i], 1, SMALLER);
+    }
+    uint64_t most = resident();
+    for (int i = 0; i < BLOCKS; i++) kin_free(context, large[i]);
+    uint64_t after = resident();
+    for (int i = 0; i < BLOCKS; i++) kin_free(context, small[i]);
+    kin_context_destroy(context);
+#if defined(__SANITIZE_ADDRESS__)
+    print_message("AddressSanitizer keeps what is freed: not compared\n");
+#else
+    assert_true(before > 0 && most >= before + (uint64_t)BLOCKS * SMALLER);
+    assert_true(after < before + 4 * (uint64_t)LARGE);
+#endif
+}
+
+/* Blocks keep their content, and their alignment, as they grow and shrink through the size from
+ * which on they are mapped. */
+static void test_memory_resizes(void **state) {
+    (void)state;
+    kin_context *context;
+    assert_int_equal(kin_context_create(NULL, &context), KIN_OK);
+    static const size_t sizes[] = {100,     (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5 << 20,
+                                   3 << 20, 2 << 20,       4000,    1 << 21,       50};
+    unsigned char *block = NULL;
+    size_t kept = 0;
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        unsigned char *made = kin_realloc(context, block, sizes[s]);
+        assert_non_null(made);
+        block = made;
+        assert_int_equal((uintptr_t)block % _Alignof(max_align_t), 0);
+        for (size_t i = 0; i < kept && i < sizes[s]; i += 37)
+            assert_int_equal(block[i], (i * 31 + 7) & 255);
+        for (size_t i = 0; i < sizes[s]; i++) block[i] = (unsigned char)(i * 31 + 7);
+        kept = sizes[s];
+    }
+    assert_null(kin_realloc(context, block, SIZE_MAX - 8));
+#if !defined(__SANITIZE_ADDRESS__) /* which ends the process */
+    assert_null(kin_realloc(context, block, SIZE_MAX / 2));
+#endif
+    assert_int_equal(block[0], 7); /* untouched */
+    assert_null(kin_alloc(context, SIZE_MAX - 4));
+    kin_free(context, block);
+    kin_context_destroy(context);
+}
+
 static void test_log(void **state) {
     (void)state;
     char line[64] = "";
@@ -210,9 +282,14 @@ static void test_files(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_create),
-        cmocka_unit_test(test_settings),       cmocka_unit_test(test_messages),
-        cmocka_unit_test(test_memory),       cmocka_unit_test(test_log),
-        cmocka_unit_test(test_nearest_name), cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_settings),
+        cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_memory_goes_back),
+        cmocka_unit_test(test_memory_resizes),
+        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_nearest_name),
+        cmocka_unit_test(test_utf8),
         cmocka_unit_test(test_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

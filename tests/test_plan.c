@@ -369,7 +369,8 @@ static kin_status build_and_plan(kin_context *context, void *user) {
         kin_tensor loss = kin_sum_all(graph, kin_square(graph, y));
         kin_training_update(graph, loss, &optimizer);
         kin_output(graph, "loss", loss);
-        kin_plan_options options = {.struct_size = sizeof options, .recompute_all = true};
+        kin_plan_options options = {.struct_size = sizeof options,
+                                    .recompute = KIN_RECOMPUTE_SEGMENTS};
         status = kin_plan_build(graph, device, &options, &plan);
     }
     if (status == KIN_OK) status = kin_store_create(device, &store);

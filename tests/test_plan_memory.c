@@ -15,6 +15,7 @@
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
 #include "runtime/philox.h"
+#include "tools/plan_graph.h"
 #include "tools/tool.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -69,13 +70,57 @@ static void test_arena_of_a_large_model(void **state) {
             (int)batch, (double)s->arena / MIB,
             100 * ((double)s->arena / (double)s->lower_bound - 1), s->nodes, seconds);
         assert_true(s->arena >= s->lower_bound);
-        assert_true((double)s->arena <= 1.05 * (double)s->lower_bound);
+        assert_true((double)s->arena <= 1.02 * (double)s->lower_bound);
         assert_int_equal(s->peak, s->weights + s->states + s->inputs + s->constants + s->arena);
         /* weights of 759,620,768 parameters and the null caption; three states of each weight */
         assert_int_equal(s->weights, 4 * (UINT64_C(759620768) + 120 * 4096));
         assert_int_equal(s->states, 4 * 3 * UINT64_C(759620768));
         assert_int_equal(s->largest_count, KIN_PLAN_LARGEST);
         assert_true(seconds < 10);
+    }
+}
+
+/* Convolutions of all sizes beside each other: one pass of best fit leaves a tenth unused. */
+static void test_arena_of_a_vae(void **state) {
+    fixture *f = *state;
+    kin_plan_request request = kin_plan_request_default();
+    request.train = true;
+    request.frames = 1;
+    request.compute = "bf16";
+    assert_int_equal(kin_plan_request_check(&request, "plan"), -1);
+    must(f, kin_model_choose(f->context, "sd-vae", &request.choice));
+    must(f, kin_plan_append(f->graph, &request));
+    must(f, kin_plan_build(f->graph, f->null_device, NULL, &f->plan));
+    const kin_plan_summary *s = kin_plan_summarize(f->plan);
+    print_message("SD VAE, training 256x256: %.2f %% above the lower bound\n",
+                  100 * ((double)s->arena / (double)s->lower_bound - 1));
+    assert_true(s->arena >= s->lower_bound);
+    assert_true((double)s->arena <= 1.02 * (double)s->lower_bound);
+}
+
+/* A training step at the published sizes in bf16 within 24 GB, with at most a fifth of it done
+ * twice. */
+static void test_steps_within_24_gigabytes(void **state) {
+    fixture *f = *state;
+    static const char *const models[] = {"STDiT-XL/2", "Latte-1"};
+    kin_plan_options options = {.struct_size = sizeof options,
+                                .memory_budget = UINT64_C(24000000000)};
+    for (int i = 0; i < 2; i++) {
+        kin_plan_request request = kin_plan_request_default();
+        request.train = true;
+        request.compute = "bf16";
+        request.size = "16x512x512";
+        fresh_graph(f);
+        assert_int_equal(kin_plan_request_check(&request, "plan"), -1);
+        must(f, kin_model_choose(f->context, models[i], &request.choice));
+        must(f, kin_plan_append(f->graph, &request));
+        must(f, kin_plan_build(f->graph, f->null_device, &options, &f->plan));
+        const kin_plan_summary *s = kin_plan_summarize(f->plan);
+        print_message("%s, training 16x512x512: %.2f GB, %.1f of %.1f TFLOP are done twice\n",
+                      models[i], 1e-9 * (double)s->peak, 1e-12 * s->recomputed_flops,
+                      1e-12 * s->flops);
+        assert_true(s->peak <= options.memory_budget);
+        assert_true(s->recomputed_flops > 0 && s->recomputed_flops < s->flops / 5);
     }
 }
 
@@ -153,7 +198,7 @@ static void test_checkpointing_keeps_the_bits(void **state) {
     assert_true(isfinite(loss) && loss > 0);
     assert_true(isfinite(norm) && norm > 0);
 
-    kin_plan_options options = {.struct_size = sizeof options, .recompute_all = true};
+    kin_plan_options options = {.struct_size = sizeof options, .recompute = KIN_RECOMPUTE_SEGMENTS};
     unsigned char *got = train_tiny(f, &options, &other, &all);
     assert_int_equal(size, other);
     assert_memory_equal(got, want, size);
@@ -169,7 +214,8 @@ static void test_checkpointing_keeps_the_bits(void **state) {
     got = train_tiny(f, &options, &other, &some);
     assert_memory_equal(got, want, size);
     assert_true(some.peak <= options.memory_budget);
-    assert_true(some.segments_recomputed > 0 && some.segments_recomputed < some.segments);
+    assert_true(some.segments_recomputed > 0);
+    assert_true(some.recomputed_flops > 0 && some.recomputed_flops < all.recomputed_flops);
 
     /* negative control: another seed of the weights gives other bits */
     assert_true(size > 1000 && memcmp(got, want + 8, 1000) != 0);
@@ -267,10 +313,9 @@ static void test_resident_memory(void **state) {
 int main(int count, char **arguments) {
     if (count > 1 && strcmp(arguments[1], "--resident") == 0) return measure_resident();
     const struct CMUnitTest tests[] = {
-        TEST(test_arena_of_a_large_model),
-        TEST(test_checkpointing_keeps_the_bits),
-        TEST(test_budget_too_small),
-        cmocka_unit_test(test_resident_memory),
+        TEST(test_arena_of_a_large_model),    TEST(test_arena_of_a_vae),
+        TEST(test_steps_within_24_gigabytes), TEST(test_checkpointing_keeps_the_bits),
+        TEST(test_budget_too_small),          cmocka_unit_test(test_resident_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -79,12 +79,12 @@ typedef struct encoding {
 static void count_nodes(const kin_plan *plan, encoding *e) {
     for (int i = 0; i < kin_plan_node_count(plan); i++) {
         kin_plan_node node = kin_plan_node_at(plan, i);
-        bool linear = strcmp(node.op, "linear") == 0;
+        bool linear = strncmp(node.op, "linear", 6) == 0; /* plain or fused */
         e->products += linear;
         /* What would unpack a matrix: a copy, a cast in a layer, or the adapter around a kernel. */
         e->unpacked += node.is_copy ||
                        (strcmp(node.op, "cast") == 0 && node.path && strstr(node.path, "layer.")) ||
-                       (linear && strcmp(node.kernel, "cpu_linear") != 0);
+                       (linear && strncmp(node.kernel, "cpu_linear", 10) != 0);
     }
 }
 

@@ -78,12 +78,24 @@ run 1 plan "$work/config.json"
 says error config.json
 
 run 0 plan STDiT-S/2 --size 2x64x64 --device cpu --nodes
-says out 'not as the model has it'
-says out 'dense copies: cpu_linear does not read input 0'
+says out ' fused into them'
+says out ' with gated_add'
 says out 'cpu_attention'
-run 0 plan STDiT-S/2 --size 2x64x64 --device cpu --nodes --json
-says out '"placement": "kernel"'
+run 0 plan sd-vae --size 1x64x64 --device cpu --train
+says out 'not as the model has it'
+says out 'dense copies: cpu_group_norm_grad does not read input 0'
+run 0 plan sd-vae --size 1x64x64 --device cpu --train --nodes --json
 says out '"placement": "copy"'
+run 0 plan STDiT-S/2 --size 2x64x64 --device cpu --train --recompute nothing --json
+says out '"recomputed": 0,'
+run 0 plan STDiT-S/2 --size 2x64x64 --device cpu --train --recompute cheap
+says out ' compute again what was not kept'
+run 2 plan STDiT-S/2 --train --recompute some
+says error 'nothing, cheap or segments'
+run 0 plan STDiT-S/2 --size 2x64x64 --device cpu --train --recompute cheap --nodes --json
+says out '"fused": "add"'
+says out '"again": true'
+says out '"placement": "kernel"'
 
 run 0 devices
 says out 'cpu	'
