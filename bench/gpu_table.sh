@@ -56,7 +56,7 @@ parts=(
     "shapes 580 single ops at the models' sizes, in turn with PyTorch"
     "shapes_hopper 400 attention and convolutions at the models' sizes by the kernels for Hopper"
     "bench_ops 300 bench ops --large in f32, bf16 and f16"
-    "bench_models 400 bench model: layers and blocks, forward and with gradients"
+    "bench_models 580 bench model in bf16: layers, blocks, VAEs, all of T5-XXL; blocks with gradients"
     "overhead 60 bench overhead: what a node costs, and that a run asks for no memory"
     "memory 200 what plan states against what the device shows"
     "job_stdit 580 Open-Sora 1.0 with random weights of the published shapes, 16x256x256 and 16x512x512"
@@ -427,12 +427,13 @@ part_bench_models() {
         return
     fi
     mapfile -t names < <("$kinora" bench model --list | awk 'NF > 1 {print "--model"; print $1}')
-    "$kinora" bench model --device "$device" "${names[@]}" --commit "$commit" \
+    "$kinora" bench model --device "$device" --dtype bf16 "${names[@]}" --commit "$commit" \
         --json "$output/models.json" &&
-        "$kinora" bench model --device "$device" --train --model demo --model STDiT-XL/2-block \
-            --model STDiT2-XL/2-block --model Latte-1-blocks --commit "$commit" \
-            --json "$output/models-train.json" &&
-        "$kinora" bench model --device "$device" --train --profile --model STDiT-XL/2-block
+        "$kinora" bench model --device "$device" --dtype bf16 --train --model demo \
+            --model STDiT-XL/2-block --model STDiT2-XL/2-block --model Latte-1-blocks \
+            --commit "$commit" --json "$output/models-train.json" &&
+        "$kinora" bench model --device "$device" --dtype bf16 --train --profile \
+            --model STDiT-XL/2-block
 }
 
 part_overhead() { "$kinora" bench overhead --device "$device" --json "$output/overhead.json"; }

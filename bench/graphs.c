@@ -1,6 +1,7 @@
 /* The models and layers that `kinora bench model` times. */
 #include "bench/graphs.h"
 
+#include "models/causal_vae.h"
 #include "models/training.h"
 #include "models/vae_temporal.h"
 #include "ops/attention.h"
@@ -15,12 +16,16 @@
 #include <math.h>
 #include <stdio.h>
 
-static const kin_precision f32 = {KIN_F32, KIN_F32};
 static const kin_init normal = {KIN_INIT_NORMAL, 0.05};
 
-/* A weight for training, an input otherwise: both are read in the same way. */
-static kin_tensor weight(kin_graph *graph, const char *name, int rank, const int64_t *dims) {
-    return kin_variable(graph, name, KIN_VARIABLE_WEIGHT, KIN_F32, rank, dims, normal);
+/* Weights that are trained stay f32. */
+static kin_precision precision_of(kin_dtype dtype, bool train) {
+    return (kin_precision){.weights = train ? KIN_F32 : dtype, .compute = dtype};
+}
+
+static kin_tensor weight(kin_graph *graph, const char *name, kin_dtype dtype, int rank,
+                         const int64_t *dims) {
+    return kin_variable(graph, name, KIN_VARIABLE_WEIGHT, dtype, rank, dims, normal);
 }
 
 /* The result as an output and, with train, the gradients of sum(result * cotangent), for a
@@ -31,7 +36,7 @@ static kin_status finish(kin_graph *graph, kin_tensor result, const kin_tensor *
     kin_output(graph, "out", result);
     if (!train) return kin_graph_status(graph);
     kin_desc desc = *kin_tensor_desc(graph, result);
-    kin_tensor cotangent = kin_input(graph, "cotangent", KIN_F32, desc.rank, desc.dims);
+    kin_tensor cotangent = kin_input(graph, "cotangent", desc.dtype, desc.rank, desc.dims);
     for (int i = 0; i < count; i++) kin_want_gradient(graph, inputs[i]);
     kin_backward(graph, kin_sum_all(graph, kin_mul(graph, result, cotangent)));
     for (int i = 0; i < count; i++) {
@@ -53,10 +58,11 @@ static kin_status finish(kin_graph *graph, kin_tensor result, const kin_tensor *
 /* ---- layers: sizes are those of the row ---- */
 
 /* sizes: samples, tokens, heads, head size */
-static kin_status append_attention(kin_graph *graph, const int64_t *sizes, bool train) {
+static kin_status append_attention(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                                   bool train) {
     kin_tensor in[3];
     const char *const names[] = {"q", "k", "v"};
-    for (int i = 0; i < 3; i++) in[i] = kin_input(graph, names[i], KIN_F32, 4, sizes);
+    for (int i = 0; i < 3; i++) in[i] = kin_input(graph, names[i], dtype, 4, sizes);
     kin_tensor y =
         kin_attention(graph, in[0], in[1], in[2], KIN_NONE, KIN_NONE, 1 / sqrt((double)sizes[3]));
     return finish(graph, y, in, 3, train);
@@ -64,54 +70,63 @@ static kin_status append_attention(kin_graph *graph, const int64_t *sizes, bool 
 
 /* sizes: frames, sites, heads, head size: over the frames of each site, from the packed product of
  * tokens to tokens in their order */
-static kin_status append_self_attention(kin_graph *graph, const int64_t *sizes, bool train) {
+static kin_status append_self_attention(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                                        bool train) {
     int64_t dims[6] = {1, sizes[0], sizes[1], 3, sizes[2], sizes[3]};
-    kin_tensor qkv = kin_input(graph, "qkv", KIN_F32, 6, dims);
+    kin_tensor qkv = kin_input(graph, "qkv", dtype, 6, dims);
     const kin_self_attention_options options = {.scale = 1 / sqrt((double)sizes[3]),
                                                 .over_frames = true};
     return finish(graph, kin_self_attention_packed(graph, qkv, &options), &qkv, 1, train);
 }
 
 /* sizes: channels, frames (0: an image), rows, columns */
-static kin_status append_conv(kin_graph *graph, const int64_t *sizes, bool train) {
+static kin_status append_conv(kin_graph *graph, const int64_t *sizes, kin_dtype dtype, bool train) {
     int64_t c = sizes[0], one[3] = {1, 1, 1};
     int64_t image[4] = {1, c, sizes[2], sizes[3]}, video[5] = {1, c, sizes[1], sizes[2], sizes[3]};
     int64_t kernel[5] = {c, c, 3, 3, 3};
     bool is_video = sizes[1] > 0;
-    kin_tensor x = kin_input(graph, "x", KIN_F32, is_video ? 5 : 4, is_video ? video : image);
-    kin_tensor w = weight(graph, "weight", is_video ? 5 : 4, kernel);
-    kin_tensor bias = weight(graph, "bias", 1, &c);
+    kin_tensor x = kin_input(graph, "x", dtype, is_video ? 5 : 4, is_video ? video : image);
+    kin_tensor w = weight(graph, "weight", dtype, is_video ? 5 : 4, kernel);
+    kin_tensor bias = weight(graph, "bias", dtype, 1, &c);
     kin_tensor y =
         is_video ? kin_conv3d(graph, x, w, bias, one, one) : kin_conv2d(graph, x, w, bias, 1, 1);
     return finish(graph, y, &x, 1, train);
 }
 
 /* sizes: rows, in, out */
-static kin_status append_linear(kin_graph *graph, const int64_t *sizes, bool train) {
+static kin_status append_linear(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                                bool train) {
     int64_t dims[2] = {sizes[2], sizes[1]};
-    kin_tensor x = kin_input(graph, "x", KIN_F32, 2, sizes);
-    kin_tensor w = weight(graph, "weight", 2, dims), bias = weight(graph, "bias", 1, dims);
+    kin_tensor x = kin_input(graph, "x", dtype, 2, sizes);
+    kin_tensor w = weight(graph, "weight", dtype, 2, dims),
+               bias = weight(graph, "bias", dtype, 1, dims);
     return finish(graph, kin_linear(graph, x, w, bias), &x, 1, train);
 }
 
 /* sizes: rows, columns */
-static kin_status append_layer_norm(kin_graph *graph, const int64_t *sizes, bool train) {
-    kin_tensor x = kin_input(graph, "x", KIN_F32, 2, sizes);
-    kin_tensor w = weight(graph, "weight", 1, &sizes[1]), b = weight(graph, "bias", 1, &sizes[1]);
+static kin_status append_layer_norm(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                                    bool train) {
+    kin_tensor x = kin_input(graph, "x", dtype, 2, sizes);
+    kin_tensor w = weight(graph, "weight", dtype, 1, &sizes[1]),
+               b = weight(graph, "bias", dtype, 1, &sizes[1]);
     return finish(graph, kin_layer_norm(graph, x, w, b, 1e-5), &x, 1, train);
 }
 
 /* sizes: channels, rows, columns; 32 groups, SiLU after it */
-static kin_status append_group_norm(kin_graph *graph, const int64_t *sizes, bool train) {
+static kin_status append_group_norm(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                                    bool train) {
     int64_t dims[4] = {1, sizes[0], sizes[1], sizes[2]};
-    kin_tensor x = kin_input(graph, "x", KIN_F32, 4, dims);
-    kin_tensor w = weight(graph, "weight", 1, sizes), b = weight(graph, "bias", 1, sizes);
+    kin_tensor x = kin_input(graph, "x", dtype, 4, dims);
+    kin_tensor w = weight(graph, "weight", dtype, 1, sizes),
+               b = weight(graph, "bias", dtype, 1, sizes);
     return finish(graph, kin_group_norm(graph, x, w, b, 32, 1e-6, true), &x, 1, train);
 }
 
 /* sizes: tensors, elements of each. One step, with the given gradients. */
-static kin_status append_adamw(kin_graph *graph, const int64_t *sizes, bool train) {
+static kin_status append_adamw(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                               bool train) {
     kin_adamw_attrs attrs = {.beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01};
+    (void)dtype; /* states are f32 */
     (void)train;
     kin_tensor lr = kin_input(graph, "lr", KIN_F32, 0, sizes);
     kin_tensor step = kin_input(graph, "step", KIN_I64, 0, sizes);
@@ -135,28 +150,33 @@ static kin_status append_adamw(kin_graph *graph, const int64_t *sizes, bool trai
 
 /* The denoiser alone: sizes are batch, frames, rows, columns of latents, text tokens. */
 static kin_tensor append_denoiser(kin_graph *graph, const kin_stdit_config *config,
-                                  const int64_t *sizes, kin_tensor features) {
+                                  const kin_precision *precision, const int64_t *sizes,
+                                  kin_tensor features) {
     int64_t x[5] = {sizes[0], config->in_channels, sizes[1], sizes[2], sizes[3]};
     kin_stdit_inputs inputs = {.x = kin_input(graph, "x", KIN_F32, 5, x),
                                .timestep = kin_input(graph, "timestep", KIN_F32, 1, sizes),
                                .y = features,
                                .y_lengths = kin_input(graph, "lengths", KIN_I32, 1, sizes)};
-    return kin_stdit(graph, config, &f32, &inputs);
+    return kin_stdit(graph, config, precision, &inputs);
 }
 
 /* STDiT-XL/2 with one block of its 28. The embeddings and the last layer are 1 % of its operations.
  */
-static kin_status append_stdit_block(kin_graph *graph, const int64_t *sizes, bool train) {
+static kin_status append_stdit_block(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                                     bool train) {
+    const kin_precision precision = precision_of(dtype, train);
     kin_stdit_config config = kin_stdit_config_default();
     int64_t y[3] = {sizes[0], sizes[4], config.caption_channels};
     config.depth = 1;
-    kin_tensor out = append_denoiser(graph, &config, sizes, kin_input(graph, "y", KIN_F32, 3, y));
+    kin_tensor out =
+        append_denoiser(graph, &config, &precision, sizes, kin_input(graph, "y", KIN_F32, 3, y));
     return finish(graph, out, NULL, 0, train);
 }
 
 /* The others with one block (Latte: one over space and one over time) of their 28. */
-static kin_status append_one_block(kin_graph *graph, const int64_t *sizes, bool train,
-                                   kin_denoiser_config *config) {
+static kin_status append_one_block(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                                   bool train, kin_denoiser_config *config) {
+    const kin_precision precision = precision_of(dtype, train);
     kin_denoiser_shape shape = kin_denoiser_shape_of(config);
     int64_t x[5] = {sizes[0], shape.in_channels, sizes[1], sizes[2], sizes[3]};
     int64_t y[3] = {sizes[0], sizes[4], shape.caption_channels};
@@ -166,24 +186,27 @@ static kin_status append_one_block(kin_graph *graph, const int64_t *sizes, bool 
                                   .timestep = kin_input(graph, "timestep", KIN_F32, 1, sizes),
                                   .y = kin_input(graph, "y", KIN_F32, 3, y),
                                   .y_lengths = kin_input(graph, "lengths", KIN_I32, 1, sizes)};
-    return finish(graph, kin_denoiser(graph, config, &f32, &inputs), NULL, 0, train);
+    return finish(graph, kin_denoiser(graph, config, &precision, &inputs), NULL, 0, train);
 }
 
-static kin_status append_stdit2_block(kin_graph *graph, const int64_t *sizes, bool train) {
+static kin_status append_stdit2_block(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                                      bool train) {
     kin_denoiser_config config = {.kind = KIN_DENOISER_STDIT2,
                                   .stdit2 = kin_stdit2_config_default()};
-    return append_one_block(graph, sizes, train, &config);
+    return append_one_block(graph, sizes, dtype, train, &config);
 }
 
-static kin_status append_latte_block(kin_graph *graph, const int64_t *sizes, bool train) {
+static kin_status append_latte_block(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                                     bool train) {
     kin_denoiser_config config = {.kind = KIN_DENOISER_LATTE, .pixart = kin_latte_config_default()};
-    return append_one_block(graph, sizes, train, &config);
+    return append_one_block(graph, sizes, dtype, train, &config);
 }
 
-static kin_status append_pixart_block(kin_graph *graph, const int64_t *sizes, bool train) {
+static kin_status append_pixart_block(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                                      bool train) {
     kin_denoiser_config config = {.kind = KIN_DENOISER_PIXART,
                                   .pixart = kin_pixart_config_default()};
-    return append_one_block(graph, sizes, train, &config);
+    return append_one_block(graph, sizes, dtype, train, &config);
 }
 
 static kin_stdit_config demo_denoiser(const int64_t *sizes) {
@@ -199,7 +222,8 @@ static kin_stdit_config demo_denoiser(const int64_t *sizes) {
 }
 
 /* The demo's denoiser with its text encoder. train: the whole step, as `kinora train` runs it. */
-static kin_status append_demo(kin_graph *graph, const int64_t *sizes, bool train) {
+static kin_status append_demo(kin_graph *graph, const int64_t *sizes, kin_dtype dtype, bool train) {
+    const kin_precision precision = precision_of(dtype, train);
     kin_stdit_config denoiser = demo_denoiser(sizes);
     kin_t5_config text;
     kin_context *context = kin_graph_context(graph);
@@ -215,9 +239,10 @@ static kin_status append_demo(kin_graph *graph, const int64_t *sizes, bool train
         int64_t dims[2] = {sizes[0], sizes[4]};
         kin_tensor ids = kin_input(graph, "ids", KIN_I32, 2, dims);
         kin_scope_push(graph, "text_encoder");
-        kin_tensor features = kin_t5_encode(graph, &text, &f32, ids, KIN_NONE, false);
+        kin_tensor features = kin_t5_encode(graph, &text, &precision, ids, KIN_NONE, false);
         kin_scope_pop(graph);
-        return finish(graph, append_denoiser(graph, &denoiser, sizes, features), NULL, 0, false);
+        return finish(graph, append_denoiser(graph, &denoiser, &precision, sizes, features), NULL,
+                      0, false);
     }
     kin_schedule *schedule = NULL;
     status = kin_schedule_create(context, 1000, NULL, &schedule);
@@ -227,7 +252,7 @@ static kin_status append_demo(kin_graph *graph, const int64_t *sizes, bool train
                                    .schedule = schedule,
                                    .scaling_factor = 1,
                                    .caption_dropout = 0.1,
-                                   .precision = f32,
+                                   .precision = precision,
                                    .batch = sizes[0],
                                    .frames = sizes[1],
                                    .latent_height = sizes[2],
@@ -241,33 +266,53 @@ static kin_status append_demo(kin_graph *graph, const int64_t *sizes, bool train
 }
 
 /* sizes: images, rows, columns */
-static kin_status append_vae_decode(kin_graph *graph, const int64_t *sizes, bool train) {
+static kin_status append_vae_decode(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                                    bool train) {
+    const kin_precision precision = precision_of(dtype, train);
     kin_sd_vae_config config = kin_sd_vae_config_default();
     int64_t factor = kin_sd_vae_factor(&config);
     int64_t dims[4] = {sizes[0], config.latent_channels, sizes[1] / factor, sizes[2] / factor};
     kin_tensor latents = kin_input(graph, "latents", KIN_F32, 4, dims);
-    return finish(graph, kin_sd_vae_decode(graph, &config, &f32, latents, false), NULL, 0, train);
+    return finish(graph, kin_sd_vae_decode(graph, &config, &precision, latents, false), NULL, 0,
+                  train);
 }
 
 /* sizes: frames, rows, columns */
-static kin_status append_temporal_decode(kin_graph *graph, const int64_t *sizes, bool train) {
+static kin_status append_temporal_decode(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                                         bool train) {
+    const kin_precision precision = precision_of(dtype, train);
     kin_sd_vae_config config = kin_sd_vae_config_default();
     int64_t factor = kin_sd_vae_factor(&config);
     int64_t dims[4] = {sizes[0], config.latent_channels, sizes[1] / factor, sizes[2] / factor};
     kin_tensor latents = kin_input(graph, "latents", KIN_F32, 4, dims);
-    kin_tensor out = kin_vae_temporal_decode(graph, &config, &f32, latents, sizes[0], false);
+    kin_tensor out = kin_vae_temporal_decode(graph, &config, &precision, latents, sizes[0], false);
     return finish(graph, out, NULL, 0, train);
 }
 
-/* sizes: captions, tokens. One block of T5 v1.1 XXL's 24, and its last norm. */
-static kin_status append_t5_block(kin_graph *graph, const int64_t *sizes, bool train) {
+/* sizes: captions, tokens, blocks of T5 v1.1 XXL's 24; with its last norm. */
+static kin_status append_t5(kin_graph *graph, const int64_t *sizes, kin_dtype dtype, bool train) {
+    const kin_precision precision = precision_of(dtype, train);
     kin_t5_config config;
     kin_status status = kin_t5_config_named(kin_graph_context(graph), "t5-v1_1-xxl", &config);
     if (status != KIN_OK) return status;
-    config.num_layers = 1;
+    config.num_layers = (int)sizes[2];
     config.vocab_size = KIN_BENCH_VOCABULARY;
     kin_tensor ids = kin_input(graph, "ids", KIN_I32, 2, sizes);
-    return finish(graph, kin_t5_encode(graph, &config, &f32, ids, KIN_NONE, false), NULL, 0, train);
+    return finish(graph, kin_t5_encode(graph, &config, &precision, ids, KIN_NONE, false), NULL, 0,
+                  train);
+}
+
+/* sizes: frames, rows, columns */
+static kin_status append_causal_encode(kin_graph *graph, const int64_t *sizes, kin_dtype dtype,
+                                       bool train) {
+    const kin_precision precision = precision_of(dtype, train);
+    kin_causal_vae_config config;
+    kin_status status =
+        kin_causal_vae_config_named(kin_graph_context(graph), "causal-vae-1.2", &config);
+    if (status != KIN_OK) return status;
+    int64_t dims[5] = {1, 3, sizes[0], sizes[1], sizes[2]};
+    kin_tensor x = kin_input(graph, "x", KIN_F32, 5, dims);
+    return finish(graph, kin_causal_vae_encode(graph, &config, &precision, x), NULL, 0, train);
 }
 
 #define ATTENTION(tokens, samples, heads)                                                          \
@@ -311,7 +356,14 @@ const kin_bench_graph kin_bench_graphs[] = {
      false,
      append_vae_decode,
      {1, 256, 256}},
-    {"t5-block", "one block of T5 v1.1 XXL: 300 tokens", false, append_t5_block, {1, 300}},
+    {"sd-vae-512", "the same: an image of 512x512", false, append_vae_decode, {1, 512, 512}},
+    {"causal-vae-encode",
+     "Open-Sora-Plan 1.2's encoder: 33 frames of 256x256",
+     false,
+     append_causal_encode,
+     {33, 256, 256}},
+    {"t5-block", "one block of T5 v1.1 XXL: 300 tokens", false, append_t5, {1, 300, 1}},
+    {"t5-xxl", "all of T5 v1.1 XXL but its vocabulary: 300 tokens", false, append_t5, {1, 300, 24}},
     {"attention-256", "16 heads of 72, 256 tokens", ATTENTION(256, 1, 16)},
     {"attention-1024", "16 heads of 72, 1024 tokens", ATTENTION(1024, 1, 16)},
     {"attention-4096", "16 heads of 72, 4096 tokens", ATTENTION(4096, 1, 16)},

@@ -13,8 +13,10 @@ enum { NAME_WIDTH = 28, MAX_KERNELS = 128, PROFILED_RUNS = 3 };
 
 typedef struct request {
     kin_bench bench;
-    const char *models[16];
+    const char *models[64];
     int model_count;
+    const char *dtype_name;
+    kin_dtype dtype;
     bool train, profile, list;
 } request;
 
@@ -39,6 +41,7 @@ static const struct {
     {"lr", KIN_FILL_POSITIVE, 1e-5, 0},
     {"timestep", KIN_FILL_INDEX, 0, 1000},
     {"x", KIN_FILL_NORMAL, 1, 0},
+    {"qkv", KIN_FILL_NORMAL, 1, 0},
     {"y", KIN_FILL_NORMAL, 1, 0},
     {"q", KIN_FILL_NORMAL, 1, 0},
     {"k", KIN_FILL_NORMAL, 1, 0},
@@ -88,10 +91,10 @@ static kin_status write_inputs(model_run *run, const kin_bench_graph *model) {
 }
 
 static kin_status prepare(model_run *run, kin_device *device, const kin_bench_graph *model,
-                          bool train) {
+                          kin_dtype dtype, bool train) {
     kin_plan_options options = {.struct_size = sizeof options};
     kin_status status = kin_graph_create(run->context, &run->graph);
-    if (status == KIN_OK) status = model->append(run->graph, model->sizes, train);
+    if (status == KIN_OK) status = model->append(run->graph, model->sizes, dtype, train);
     if (status == KIN_OK) status = kin_plan_build(run->graph, device, &options, &run->plan);
     if (status == KIN_OK) status = kin_store_create(device, &run->store);
     if (status == KIN_OK) status = kin_store_add_graph(run->store, run->graph, 1);
@@ -178,11 +181,13 @@ static kin_status time_model(request *r, const kin_bench_graph *model) {
     model_run run = {.context = context};
     char name[64];
     const char *pass = r->train ? "train" : "forward";
-    snprintf(name, sizeof name, "%s, %s", model->name, pass);
-    kin_bench_row row = {.name = name, .op = model->name, .test = pass, .dtype = "f32"};
+    if (r->dtype == KIN_F32) snprintf(name, sizeof name, "%s, %s", model->name, pass);
+    else snprintf(name, sizeof name, "%s, %s, %s", model->name, pass, kin_dtype_name(r->dtype));
+    kin_bench_row row = {
+        .name = name, .op = model->name, .test = pass, .dtype = kin_dtype_name(r->dtype)};
     kin_bench_times *times = kin_alloc(context, sizeof *times);
-    kin_status status =
-        times ? prepare(&run, r->bench.common.handle, model, r->train) : KIN_OUT_OF_MEMORY;
+    kin_status status = times ? prepare(&run, r->bench.common.handle, model, r->dtype, r->train)
+                              : KIN_OUT_OF_MEMORY;
     if (status == KIN_OK) status = kin_bench_time_plan(context, run.plan, r->bench.min_time, times);
     if (status == KIN_OK) status = kin_bench_look(run.plan, &row);
     if (status == KIN_OK) {
@@ -217,6 +222,9 @@ static int unknown_model(const char *name) {
 
 static int check_request(request *r) {
     if (r->model_count == 0) r->models[r->model_count++] = "demo";
+    if (!kin_dtype_from_name(r->dtype_name, &r->dtype) ||
+        (r->dtype != KIN_F32 && r->dtype != KIN_BF16 && r->dtype != KIN_F16))
+        return kin_usage_error(verb, "--dtype wants f32, bf16 or f16, not \"%s\"", r->dtype_name);
     for (int i = 0; i < r->model_count; i++) {
         const kin_bench_graph *model = find_model(r->models[i]);
         if (!model) return unknown_model(r->models[i]);
@@ -233,7 +241,7 @@ static int print_list(void) {
 }
 
 int kin_verb_bench_model(int count, char **arguments) {
-    request r = {.bench = {.verb = verb, .kind = "model", .min_time = 2}};
+    request r = {.bench = {.verb = verb, .kind = "model", .min_time = 2}, .dtype_name = "f32"};
     int left = 0;
     const kin_flag flags[] = {
         {.name = "model",
@@ -244,6 +252,10 @@ int kin_verb_bench_model(int count, char **arguments) {
          .list_count = &r.model_count,
          .help = "what to time, several times if wanted; default demo"},
         {.name = "list", .on = &r.list, .help = "the names that --model takes"},
+        {.name = "dtype",
+         .argument = "DTYPE",
+         .text = &r.dtype_name,
+         .help = "f32 (default), bf16 or f16: operands; with --train a model's weights stay f32"},
         {.name = "train",
          .on = &r.train,
          .help = "with gradients; of the demo the whole step, AdamW and average included"},

@@ -52,7 +52,9 @@ build() {
         for source in "$folder/no_devices.c" "$tree"/{runtime,models,ops}/*.c "$tree"/runtime/*.cc \
             "$tree"/tools/model_choice.c "$tree"/tools/system/{system*,model_folder,weights_match}.c \
             "$tree"/tools/generate/{caption_clean*,mask_strategy,prompts}.c "$tree"/tests/fuzz_*.c; do
+            # Two folders may have files of one name; targets are called by the file alone.
             name=$(basename "$source")
+            case "$name" in fuzz_*) ;; *) name=$(basename "$(dirname "$source")")-$name ;; esac
             case "$source" in
             *sentencepiece_shim.cc)
                 pkg-config --exists sentencepiece || continue

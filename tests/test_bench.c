@@ -197,6 +197,9 @@ static void model_record(void **state) {
                           "--min-time=0", "-t1", "--json", first_path, "--commit=abc123"),
                      KIN_EXIT_OK);
     check_record(first_path, "model");
+    assert_int_equal(
+        CALL(kin_verb_bench_model, "-m", "layer-norm", "--dtype=bf16", "--min-time=0", "-t1"),
+        KIN_EXIT_OK);
     assert_int_equal(CALL(kin_verb_bench_model, "-m", "layer-norm", "--train", "--min-time=0",
                           "-t1", "--json", second_path, "--commit=abc123"),
                      KIN_EXIT_OK);
@@ -210,11 +213,13 @@ static void model_graphs(void **state) {
     (void)state;
     kin_context *context = new_context();
     for (const kin_bench_graph *model = kin_bench_graphs; model->name; model++)
-        for (int train = 0; train <= model->trains; train++) {
+        for (int way = 0; way < 2 * (1 + model->trains); way++) {
+            const kin_dtype dtype = way % 2 ? KIN_BF16 : KIN_F32;
             kin_graph *graph = NULL;
             assert_int_equal(kin_graph_create(context, &graph), KIN_OK);
-            if (model->append(graph, model->sizes, train == 1) != KIN_OK)
-                fail_msg("%s: %s", model->name, kin_context_error(context));
+            if (model->append(graph, model->sizes, dtype, way > 1) != KIN_OK)
+                fail_msg("%s in %s: %s", model->name, kin_dtype_name(dtype),
+                         kin_context_error(context));
             kin_graph_destroy(graph);
         }
     kin_context_destroy(context);
@@ -232,6 +237,7 @@ static void refusals(void **state) {
     assert_int_equal(CALL(kin_verb_bench_ops, "--device", "nosuch", "--op", "add"),
                      KIN_EXIT_FAILED);
     assert_int_equal(CALL(kin_verb_bench_model, "-m", "demoo"), KIN_EXIT_USAGE);
+    assert_int_equal(CALL(kin_verb_bench_model, "--dtype", "i32"), KIN_EXIT_USAGE);
     assert_int_equal(CALL(kin_verb_bench_model, "-m", "sd-vae", "--train"), KIN_EXIT_USAGE);
     assert_int_equal(CALL(kin_verb_bench_model, "--list"), KIN_EXIT_OK);
     assert_int_equal(CALL(kin_verb_bench_ops, "--op=copy", "--min-time=0", "-t1", "--json",
