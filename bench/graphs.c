@@ -7,6 +7,7 @@
 #include "ops/attention.h"
 #include "ops/conv.h"
 #include "ops/elementwise.h"
+#include "ops/layout.h"
 #include "ops/matmul.h"
 #include "ops/norm.h"
 #include "ops/optimizer.h"
@@ -38,7 +39,8 @@ static kin_status finish(kin_graph *graph, kin_tensor result, const kin_tensor *
     kin_desc desc = *kin_tensor_desc(graph, result);
     kin_tensor cotangent = kin_input(graph, "cotangent", desc.dtype, desc.rank, desc.dims);
     for (int i = 0; i < count; i++) kin_want_gradient(graph, inputs[i]);
-    kin_backward(graph, kin_sum_all(graph, kin_mul(graph, result, cotangent)));
+    kin_tensor loss = kin_sum_all(graph, kin_mul(graph, result, cotangent));
+    kin_backward(graph, kin_cast(graph, loss, KIN_F32));
     for (int i = 0; i < count; i++) {
         char name[32];
         snprintf(name, sizeof name, "gradient.%d", i);
