@@ -5,19 +5,8 @@
  *
  * The device is the first argument ("cuda0" where there is a Hopper GPU), cuda-emulated0 if there
  * is none; the settings are the second, a part of the cases' names the third. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
 #include "ops/conv_attrs.h"
-#include "runtime/device.h"
-#include "runtime/op.h"
-#include "tools/check/op_suite.h"
+#include "tests/plugin_cuda_suite.h"
 
 /* ---- cases ---- */
 
@@ -106,36 +95,16 @@ static const struct {
 
 /* ---- the walk ---- */
 
-static const char *device_name = "cuda-emulated0", *only;
-static char settings[256] = "cuda.hopper=on\ncuda.capability=90";
-
-typedef struct fixture {
-    kin_context *context;
-    kin_backends *backends;
-    kin_device *device;
-    kin_suite *suite;
-} fixture;
+static const char *only;
+static fixture shared = {.settings = "cuda.hopper=on\ncuda.capability=90"};
 
 static int setup(void **state) {
-    static fixture made;
-    const kin_context_options options = {.struct_size = sizeof options, .settings = settings};
-    *state = &made;
-    if (kin_context_create(&options, &made.context) != KIN_OK) return -1;
-    kin_status status =
-        kin_backends_load(made.context, getenv("KINORA_BACKEND_PATH"), &made.backends);
-    if (status == KIN_OK) status = kin_device_open(made.backends, device_name, &made.device);
-    if (status == KIN_OK) status = kin_suite_open(made.device, &made.suite);
-    if (status != KIN_OK) print_message("%s\n", kin_context_error(made.context));
-    return status == KIN_OK ? 0 : -1;
+    *state = &shared;
+    return open_fixture(&shared);
 }
 
 static int teardown(void **state) {
-    fixture *made = *state;
-    kin_suite_close(made->suite);
-    kin_device_close(made->device);
-    kin_backends_free(made->backends);
-    kin_context_destroy(made->context);
-    return 0;
+    return close_fixture(*state);
 }
 
 static bool is_wanted(const conv_case *c) {
@@ -149,32 +118,18 @@ static void every_variant_is_right(void **state) {
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++)
         for (size_t i = 0; i < groups[g].count; i++) {
             const conv_case *c = &groups[g].cases[i];
-            kin_suite_result result = {0};
             if (!is_wanted(c)) continue;
-            kin_suite_run_results(made->suite, kin_op_find(groups[g].op), &c->test, dtypes[i % 2],
-                                  &result);
-            const bool right = result.verdict == KIN_SUITE_PASSED && !result.lowered;
+            const bool right = is_right(made, groups[g].op, &c->test, dtypes[i % 2]);
             passed += right;
             failed += !right;
-            if (!right)
-                print_message("%s, %s, %s: %s\n", groups[g].op, c->test.name,
-                              kin_dtype_name(dtypes[i % 2]),
-                              result.lowered ? "has no kernel" : result.message);
         }
     print_message("%d cases passed, %d failed\n", passed, failed);
     assert_int_equal(failed, 0);
 }
 
-/* The same comparison refuses a result with one element changed after the run. */
 static void wrong_results_are_refused(void **state) {
-    fixture *made = *state;
-    for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
-        kin_suite_result result = {0};
-        kin_suite_run_spoiled(made->suite, kin_op_find(groups[g].op), &groups[g].cases[0].test,
-                              KIN_BF16, &result);
-        assert_int_equal(result.verdict, KIN_SUITE_PASSED);
-        assert_int_equal(result.controls, 1);
-    }
+    for (size_t g = 0; g < sizeof groups / sizeof *groups; g++)
+        refuse_wrong(*state, groups[g].op, &groups[g].cases[0].test);
 }
 
 /* The name of the row that serves a case in bf16. */
@@ -200,17 +155,13 @@ static const char *row_of(kin_device *device, const char *op, const kin_case *te
                            .out_count = 1,
                            .in = in,
                            .out = &out};
-    for (size_t i = 0; device->backend->kernel(device, i) != NULL; i++) {
-        const kin_kernel *row = device->backend->kernel(device, i);
-        if (strcmp(row->op, op) == 0 && row->can(device, &call)) return row->name;
-    }
-    return "none";
+    return row_for(device, &call);
 }
 
 /* Each case is served by the kernel it is meant for; without the setting, none is Hopper's. */
 static void rows_are_those_meant(void **state) {
     fixture *made = *state;
-    const bool asked = strstr(settings, "cuda.hopper=on") != NULL;
+    const bool asked = asks_for_hopper(made);
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++)
         for (size_t i = 0; i < groups[g].count; i++) {
             const conv_case *c = &groups[g].cases[i];
@@ -225,10 +176,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(rows_are_those_meant),
                                        cmocka_unit_test(every_variant_is_right),
                                        cmocka_unit_test(wrong_results_are_refused)};
-    if (argc > 1) device_name = argv[1];
-    if (argc > 2) snprintf(settings, sizeof settings, "%s", argv[2]);
+    take_arguments(&shared, argc, argv);
     if (argc > 3) only = argv[3];
-    for (char *c = settings; *c != 0; c++)
-        if (*c == ',') *c = '\n';
     return cmocka_run_group_tests(tests, setup, teardown);
 }

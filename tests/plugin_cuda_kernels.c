@@ -5,21 +5,10 @@
  * Arguments: the device, settings, a part of ops' names, a part of cases' names.
  * The device is the first argument ("cuda0" where there is a GPU);
  * cuda-emulated0 if there is none. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
 #include "ops/attention_attrs.h"
 #include "ops/conv_attrs.h"
 #include "ops/self_attention_attrs.h"
-#include "runtime/device.h"
-#include "runtime/op.h"
-#include "tools/check/op_suite.h"
+#include "tests/plugin_cuda_suite.h"
 
 /* ---- cases ---- */
 
@@ -250,40 +239,20 @@ static const struct {
 
 /* ---- the walk ---- */
 
-static const char *device_name = "cuda-emulated0", *only_op, *only_case = "";
-static char settings[256];
-
-typedef struct fixture {
-    kin_context *context;
-    kin_backends *backends;
-    kin_device *device;
-    kin_suite *suite;
-} fixture;
+static const char *only_op, *only_case = "";
+static fixture shared;
 
 static int setup(void **state) {
-    static fixture made;
-    const kin_context_options options = {.struct_size = sizeof options, .settings = settings};
-    *state = &made;
-    if (kin_context_create(&options, &made.context) != KIN_OK) return -1;
-    kin_status status =
-        kin_backends_load(made.context, getenv("KINORA_BACKEND_PATH"), &made.backends);
-    if (status == KIN_OK) status = kin_device_open(made.backends, device_name, &made.device);
-    if (status == KIN_OK) status = kin_suite_open(made.device, &made.suite);
-    if (status != KIN_OK) print_message("%s\n", kin_context_error(made.context));
-    return status == KIN_OK ? 0 : -1;
+    *state = &shared;
+    return open_fixture(&shared);
 }
 
 static int teardown(void **state) {
-    fixture *made = *state;
-    kin_suite_close(made->suite);
-    kin_device_close(made->device);
-    kin_backends_free(made->backends);
-    kin_context_destroy(made->context);
-    return 0;
+    return close_fixture(*state);
 }
 
 static bool is_wanted(size_t group) {
-    const int other = strstr(settings, "cuda.hopper=on") != NULL ? WITHOUT : WITH;
+    const int other = asks_for_hopper(&shared) ? WITHOUT : WITH;
     return groups[group].hopper != other &&
            (only_op == NULL || strstr(groups[group].op, only_op) != NULL);
 }
@@ -299,33 +268,17 @@ static void every_variant_is_right(void **state) {
             for (size_t d = groups[g].hopper == WITH && i > 0; d < 2; d++) {
                 const kin_dtype dtype = groups[g].hopper == WITH ? hopper[d] : dtypes[d];
                 if (strstr(groups[g].cases[i].name, only_case) == NULL) continue;
-                kin_suite_result result = {0};
-                kin_suite_run_results(made->suite, kin_op_find(groups[g].op), &groups[g].cases[i],
-                                      dtype, &result);
-                const bool right = result.verdict == KIN_SUITE_PASSED && !result.lowered;
+                const bool right = is_right(made, groups[g].op, &groups[g].cases[i], dtype);
                 passed += right;
                 failed += !right;
-                if (!right)
-                    print_message("%s, %s, %s: %s\n", groups[g].op, groups[g].cases[i].name,
-                                  kin_dtype_name(dtype),
-                                  result.lowered ? "has no kernel" : result.message);
             }
     print_message("%d cases passed, %d failed\n", passed, failed);
     assert_int_equal(failed, 0);
 }
 
-/* The same comparison refuses a result with one element changed after the run.
- */
 static void wrong_results_are_refused(void **state) {
-    fixture *made = *state;
-    for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
-        kin_suite_result result = {0};
-        if (!is_wanted(g)) continue;
-        kin_suite_run_spoiled(made->suite, kin_op_find(groups[g].op),
-                              &groups[g].cases[groups[g].count - 1], KIN_BF16, &result);
-        assert_int_equal(result.verdict, KIN_SUITE_PASSED);
-        assert_int_equal(result.controls, 1);
-    }
+    for (size_t g = 0; g < sizeof groups / sizeof *groups; g++)
+        if (is_wanted(g)) refuse_wrong(*state, groups[g].op, &groups[g].cases[groups[g].count - 1]);
 }
 
 /* The name of the row that serves attention (or its gradient) of bf16 rows [1, 1, tokens, 1, 96].
@@ -344,19 +297,15 @@ static const char *row_of(kin_device *device, const char *op, int64_t tokens) {
                            .out_count = grad ? 3 : 2,
                            .in = in,
                            .out = grad ? slopes : out};
-    for (size_t i = 0; device->backend->kernel(device, i) != NULL; i++) {
-        const kin_kernel *row = device->backend->kernel(device, i);
-        if (strcmp(row->op, op) == 0 && row->can(device, &call)) return row->name;
-    }
-    return "none";
+    return row_for(device, &call);
 }
 
 /* Hopper's kernels serve where they are asked for and the device has their instructions, and only
  * there. */
 static void hopper_serves_if_asked_for(void **state) {
     kin_device *device = ((fixture *)*state)->device;
-    const bool asked = strstr(settings, "cuda.hopper=on") != NULL &&
-                       strstr(device->info.description, "capability 9.0") != NULL;
+    const bool asked =
+        asks_for_hopper(&shared) && strstr(device->info.description, "capability 9.0") != NULL;
     assert_string_equal(row_of(device, "attention", 256),
                         asked ? "cuda_attention_hopper" : "cuda_attention");
     assert_string_equal(row_of(device, "attention", 128), "cuda_attention");
@@ -368,11 +317,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_variant_is_right),
                                        cmocka_unit_test(wrong_results_are_refused),
                                        cmocka_unit_test(hopper_serves_if_asked_for)};
-    if (argc > 1) device_name = argv[1];
-    if (argc > 2) snprintf(settings, sizeof settings, "%s", argv[2]);
+    take_arguments(&shared, argc, argv);
     if (argc > 3) only_op = argv[3];
     if (argc > 4) only_case = argv[4];
-    for (char *c = settings; *c != 0; c++)
-        if (*c == ',') *c = '\n';
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,10 +1,9 @@
 /* Loading cuBLASLt: as the dynamic linker finds it, or from the folder of the toolkit that this was
  * built with. */
 #include "backends/cuda/blaslt.h"
+#include "backends/cuda/library.h"
 
-#include <dlfcn.h>
-#include <stdio.h>
-#include <string.h>
+#include <stddef.h>
 
 #include <cublasLt.h>
 
@@ -40,28 +39,22 @@ SAME(offsetof(kin_lt_heuristic, workspace),
      offsetof(cublasLtMatmulHeuristicResult_t, workspaceSize));
 SAME(offsetof(kin_lt_heuristic, state), offsetof(cublasLtMatmulHeuristicResult_t, state));
 
-/* The library sets *place, which is a pointer to a function. */
-static bool find(void *library, const char *name, void *place) {
-    void *symbol = dlsym(library, name);
-    memcpy(place, &symbol, sizeof symbol);
-    return symbol != NULL;
-}
-
 static bool find_all(void *library, kin_lt_functions *out) {
-    return find(library, "cublasLtCreate", &out->create) &&
-           find(library, "cublasLtDestroy", &out->destroy) &&
-           find(library, "cublasLtGetStatusName", &out->status_name) &&
-           find(library, "cublasLtMatrixLayoutCreate", &out->layout_create) &&
-           find(library, "cublasLtMatrixLayoutDestroy", &out->layout_destroy) &&
-           find(library, "cublasLtMatrixLayoutSetAttribute", &out->layout_set) &&
-           find(library, "cublasLtMatmulDescCreate", &out->desc_create) &&
-           find(library, "cublasLtMatmulDescDestroy", &out->desc_destroy) &&
-           find(library, "cublasLtMatmulDescSetAttribute", &out->desc_set) &&
-           find(library, "cublasLtMatmulPreferenceCreate", &out->preference_create) &&
-           find(library, "cublasLtMatmulPreferenceDestroy", &out->preference_destroy) &&
-           find(library, "cublasLtMatmulPreferenceSetAttribute", &out->preference_set) &&
-           find(library, "cublasLtMatmulAlgoGetHeuristic", &out->heuristic) &&
-           find(library, "cublasLtMatmul", &out->matmul);
+    return kin_library_find(library, "cublasLtCreate", &out->create) &&
+           kin_library_find(library, "cublasLtDestroy", &out->destroy) &&
+           kin_library_find(library, "cublasLtGetStatusName", &out->status_name) &&
+           kin_library_find(library, "cublasLtMatrixLayoutCreate", &out->layout_create) &&
+           kin_library_find(library, "cublasLtMatrixLayoutDestroy", &out->layout_destroy) &&
+           kin_library_find(library, "cublasLtMatrixLayoutSetAttribute", &out->layout_set) &&
+           kin_library_find(library, "cublasLtMatmulDescCreate", &out->desc_create) &&
+           kin_library_find(library, "cublasLtMatmulDescDestroy", &out->desc_destroy) &&
+           kin_library_find(library, "cublasLtMatmulDescSetAttribute", &out->desc_set) &&
+           kin_library_find(library, "cublasLtMatmulPreferenceCreate", &out->preference_create) &&
+           kin_library_find(library, "cublasLtMatmulPreferenceDestroy", &out->preference_destroy) &&
+           kin_library_find(library, "cublasLtMatmulPreferenceSetAttribute",
+                            &out->preference_set) &&
+           kin_library_find(library, "cublasLtMatmulAlgoGetHeuristic", &out->heuristic) &&
+           kin_library_find(library, "cublasLtMatmul", &out->matmul);
 }
 
 bool kin_lt_load(const char *file, kin_lt_functions *out, void **out_library,
@@ -69,12 +62,7 @@ bool kin_lt_load(const char *file, kin_lt_functions *out, void **out_library,
     static const char *const usual[] = {"libcublasLt.so.13",
                                         KIN_CUDA_LIBRARIES "/libcublasLt.so.13",
                                         "/usr/local/cuda/lib64/libcublasLt.so.13", NULL};
-    const char *const given[] = {file, NULL};
-    /* It stays, once it is loaded: that takes a while, and it has left things with the runtime. */
-    void *library = NULL;
-    for (const char *const *name = file != NULL ? given : usual; *name != NULL && library == NULL;
-         name++)
-        library = dlopen(*name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    void *library = kin_library_open(file, usual);
     *out_library = library;
     if (library != NULL && find_all(library, out)) return true;
     *out_why = library != NULL ? "the libcublasLt that was found lacks a function"

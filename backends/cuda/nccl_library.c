@@ -1,9 +1,7 @@
 /* Loading NCCL: as the dynamic linker finds it, or from the folder of the toolkit that this was
  * built with. */
+#include "backends/cuda/library.h"
 #include "backends/cuda/nccl.h"
-
-#include <dlfcn.h>
-#include <string.h>
 
 #ifdef KIN_CUDA_NCCL_HEADER /* where it is there, what nccl.h says here is held to it */
 #include <nccl.h>
@@ -37,34 +35,22 @@ TYPE(ncclGroupEnd, ncclResult_t, void);
 TYPE(ncclGetErrorString, const char *, ncclResult_t);
 #endif
 
-/* The library sets *place, which is a pointer to a function. */
-static bool find(void *library, const char *name, void *place) {
-    void *symbol = dlsym(library, name);
-    memcpy(place, &symbol, sizeof symbol);
-    return symbol != NULL;
-}
-
 static bool find_all(void *library, kin_nccl_functions *out) {
-    return find(library, "ncclGetVersion", &out->version) &&
-           find(library, "ncclGetUniqueId", &out->unique_id) &&
-           find(library, "ncclCommInitRank", &out->init_rank) &&
-           find(library, "ncclCommDestroy", &out->destroy) &&
-           find(library, "ncclAllReduce", &out->all_reduce) &&
-           find(library, "ncclBroadcast", &out->broadcast) &&
-           find(library, "ncclGroupStart", &out->group_start) &&
-           find(library, "ncclGroupEnd", &out->group_end) &&
-           find(library, "ncclGetErrorString", &out->error_string);
+    return kin_library_find(library, "ncclGetVersion", &out->version) &&
+           kin_library_find(library, "ncclGetUniqueId", &out->unique_id) &&
+           kin_library_find(library, "ncclCommInitRank", &out->init_rank) &&
+           kin_library_find(library, "ncclCommDestroy", &out->destroy) &&
+           kin_library_find(library, "ncclAllReduce", &out->all_reduce) &&
+           kin_library_find(library, "ncclBroadcast", &out->broadcast) &&
+           kin_library_find(library, "ncclGroupStart", &out->group_start) &&
+           kin_library_find(library, "ncclGroupEnd", &out->group_end) &&
+           kin_library_find(library, "ncclGetErrorString", &out->error_string);
 }
 
 bool kin_nccl_load(const char *file, kin_nccl_functions *out, void **out_library,
                    const char **out_why) {
     static const char *const usual[] = {"libnccl.so.2", KIN_CUDA_LIBRARIES "/libnccl.so.2", NULL};
-    const char *const given[] = {file, NULL};
-    void *library = NULL;
-    /* It stays: threads of its own may still run when it is given back. */
-    for (const char *const *name = file != NULL ? given : usual; *name != NULL && library == NULL;
-         name++)
-        library = dlopen(*name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    void *library = kin_library_open(file, usual);
     *out_library = library;
     if (library != NULL && find_all(library, out)) return true;
     *out_why = library != NULL
