@@ -15,7 +15,8 @@ may_use='
 .* (features|draw<true>)$ 32 the same
 .* rope< 40 the same
 .* self_turns$ 96 the same, in double
-.* attention_grad_short<.*,_(80|96|128), 144 registers, outside of the loops with products
+.* attention_grad_short<.*,_(80|96), 144 registers, outside of the loops with products
+.* attention_grad_short<.*,_128, 200 the same; no model has short sequences of such heads
 sm_90a attention_forward_mma<.*,_(80|128), 32 registers; Hopper has a kernel of its own for these sizes
 .* attention_(forward|grad_key)_plain<512, 48 head size 512, one head of an autoencoder
 .* map<f_div,_f_none,_2,_8> 8 the slow way of a division
