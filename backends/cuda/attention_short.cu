@@ -21,8 +21,9 @@
  *   96    40 KB; 67 KB     80 KB; 134 KB                 95; 206    128; 255
  *   128   52 KB; 88 KB     104 KB; 175 KB                119; 250   127; 255, 72 bytes spilled
  *
- * sm_80: 77 to 120 and 116 to 159 forward, 152 to 243 and 243 to 255 backward; up to 72 bytes
- * spilled at the most of them. What does not fit into shared memory goes to attention_mma_*.cu.
+ * sm_80: 77 to 120 and 116 to 159 forward, 152 to 243 and 243 to 255 backward, there with a stack of
+ * at most 144 bytes, for DP 128 of 200. What does not fit into shared memory goes to
+ * attention_mma_*.cu.
  *
  * Bound by bandwidth: at head size 72 and 16 tokens 9.2 KB for 20 mma forward, 18 KB for 70
  * backward. Predicted, nothing is measured: the floor of 12.6 us of STDiT at 16x256x256 on an H100
