@@ -122,19 +122,19 @@ static __device__ __forceinline__ void produce(hopper_conv_shared<BN> &shared,
     hopper_conv_ring<memory::WS> w = {0, 0};
     const auto step = [&](const hopper_conv_tile &tile, int frame, int kt, int chunk, int kx,
                           int ky) {
-        hopper_conv_wait(&shared.act_empty[act.slot], act.parity ^ 1);
+        hopper_wait(&shared.act_empty[act.slot], act.parity ^ 1);
         hopper_expect(&shared.act_full[act.slot], bytes);
-        hopper_conv_copy(shared.act[act.slot], x_map, &shared.act_full[act.slot],
-                         tile.x + a.origin[2] + kx, chunk * BK, tile.y + a.origin[1] + ky, frame,
-                         tile.sample);
+        hopper_copy(shared.act[act.slot], x_map, &shared.act_full[act.slot],
+                    tile.x + a.origin[2] + kx, chunk * BK, tile.y + a.origin[1] + ky, frame,
+                    tile.sample);
         act.next();
         const int column = a.input ? a.kernel[2] - 1 - kx : kx;
         for (int i = ky; i < ky + a.shared; i++) {
             const int line = a.input ? a.kernel[1] - 1 - i : i;
-            hopper_conv_wait(&shared.w_empty[w.slot], w.parity ^ 1);
+            hopper_wait(&shared.w_empty[w.slot], w.parity ^ 1);
             hopper_expect(&shared.w_full[w.slot], WEIGHTS * 2);
-            hopper_conv_copy(shared.weights[w.slot], w_map, &shared.w_full[w.slot], chunk * BK,
-                             tile.row, (kt * a.kernel[1] + line) * a.kernel[2] + column, 0, 0);
+            hopper_copy(shared.weights[w.slot], w_map, &shared.w_full[w.slot], chunk * BK, tile.row,
+                        (kt * a.kernel[1] + line) * a.kernel[2] + column, 0, 0);
             w.next();
         }
     };
@@ -227,9 +227,9 @@ static __device__ __forceinline__ void consume(hopper_conv_shared<BN> &shared, c
         hopper_pin(acc);
         uint64_t *done_act = nullptr, *done_w = nullptr;
         for (int step = 0; step < steps; step++) {
-            hopper_conv_wait(&shared.act_full[act.slot], act.parity);
+            hopper_wait(&shared.act_full[act.slot], act.parity);
             for (int i = 0; i < a.shared; i++) {
-                hopper_conv_wait(&shared.w_full[w.slot], w.parity);
+                hopper_wait(&shared.w_full[w.slot], w.parity);
                 const uint64_t left =
                     hopper_conv_panel(shared.weights[w.slot] + group * 64 * BK, BK, 16);
                 const uint64_t right =

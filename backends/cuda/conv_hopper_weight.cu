@@ -90,11 +90,11 @@ produce(hopper_conv_weight_shared<BN> &shared, const hopper_map *dy_map, const h
         const int y = rest % a.y_groups * a.lines, time = rest / a.y_groups % a.size[0];
         const int sample = rest / a.y_groups / a.size[0];
         uint64_t *full = &shared.full[ring.slot];
-        hopper_conv_wait(&shared.empty[ring.slot], ring.parity ^ 1);
+        hopper_wait(&shared.empty[ring.slot], ring.parity ^ 1);
         hopper_expect(full, (BM + BN) * BK * 2);
-        hopper_conv_copy(shared.dy[ring.slot], dy_map, full, x, share.row, y, time, sample);
-        hopper_conv_copy(shared.x[ring.slot], x_map, full, x + kx - a.before[2], share.column,
-                         y + ky - a.before[1], frames.first, sample);
+        hopper_copy(shared.dy[ring.slot], dy_map, full, x, share.row, y, time, sample);
+        hopper_copy(shared.x[ring.slot], x_map, full, x + kx - a.before[2], share.column,
+                    y + ky - a.before[1], frames.first, sample);
         ring.next();
     }
 }
@@ -146,7 +146,7 @@ static __device__ __forceinline__ void consume(hopper_conv_weight_shared<BN> &sh
         const uint64_t left =
             hopper_conv_panel(shared.dy[ring.slot] + group * 64 * a.width, a.width, 16);
         const uint64_t right = hopper_conv_panel(shared.x[ring.slot], a.width, 16);
-        hopper_conv_wait(&shared.full[ring.slot], ring.parity);
+        hopper_wait(&shared.full[ring.slot], ring.parity);
         hopper_begin();
 #pragma unroll
         for (int k = 0; k < BK; k += 16) {

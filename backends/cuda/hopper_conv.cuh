@@ -1,6 +1,5 @@
 /* What convolutions need of Hopper beyond hopper.cuh: wgmma with both operands in shared memory,
- * panels whose width is known when the kernel runs, and boxes with three long axes whose places may
- * be negative. Real bodies and the emulator's, as there.
+ * and panels whose width is known when the kernel runs. Real bodies and the emulator's, as there.
  *
  * A box of the axes {element, row of a panel, panel} fills panels one behind the other. */
 #ifndef KIN_BACKENDS_CUDA_HOPPER_CONV_CUH
@@ -12,72 +11,6 @@
 #include <string.h>
 
 #ifdef KIN_CUDA_EMULATED
-
-/* ---- the copy engine ---- */
-
-struct hopper_conv_copy_record {
-    uint64_t *barrier;
-    uint32_t to;
-    hopper_map map; /* a copy: the thread may have ended when it is needed */
-    int at[5];
-};
-inline std::vector<hopper_conv_copy_record> &hopper_conv_pending() {
-    static std::vector<hopper_conv_copy_record> all;
-    return all;
-}
-
-static inline int hopper_conv_box(const hopper_map &map) {
-    int count = 1;
-    for (int i = 0; i < 5; i++) count *= (int)map.box[i];
-    return count;
-}
-
-/* Does the copy; spoil: writes NaN instead. */
-static inline void hopper_conv_do(const hopper_conv_copy_record &copy, bool spoil) {
-    const hopper_map &map = copy.map;
-    const int width = (int)map.box[0], count = hopper_conv_box(map);
-    for (int e = 0; e < count; e++) {
-        int64_t from = 0;
-        bool inside = true;
-        for (int i = 0, rest = e; i < 5; i++) {
-            const int64_t place = copy.at[i] + rest % (int)map.box[i];
-            rest /= (int)map.box[i];
-            inside = inside && place >= 0 && place < (int64_t)map.dims[i];
-            from += place * (i == 0 ? 2 : (int64_t)map.strides[i - 1]);
-        }
-        uint16_t value = 0;
-        if (spoil) value = 0xffff;
-        else if (inside) memcpy(&value, (const char *)map.data + from, 2);
-        memcpy(hopper_swizzled(copy.to + (uint32_t)e * 2, width * 2), &value, 2);
-    }
-}
-
-static inline void hopper_conv_copy(void *to, const hopper_map *map, uint64_t *barrier, int c0,
-                                    int c1, int c2, int c3, int c4) {
-    const hopper_conv_copy_record copy = {barrier, hopper_address(to), *map, {c0, c1, c2, c3, c4}};
-    hopper_conv_do(copy, true);
-    hopper_conv_pending().push_back(copy);
-}
-
-static inline void hopper_conv_wait(uint64_t *barrier, int parity) {
-    std::vector<hopper_conv_copy_record> &all = hopper_conv_pending();
-    for (unsigned turns = 0;; turns++) {
-        hopper_phase phase;
-        memcpy(&phase, barrier, sizeof phase);
-        if (phase.parity != (uint32_t)parity) return;
-        for (size_t i = 0; i < all.size();) {
-            if (all[i].barrier != barrier) {
-                i++;
-                continue;
-            }
-            const hopper_conv_copy_record copy = all[i];
-            all.erase(all.begin() + (ptrdiff_t)i);
-            hopper_conv_do(copy, false);
-            hopper_change(barrier, 0, -2 * hopper_conv_box(copy.map));
-        }
-        kin_emulated_pause(turns);
-    }
-}
 
 /* ---- wgmma ---- */
 
@@ -102,15 +35,6 @@ static inline void hopper_conv_add(float (&c)[N][4], uint64_t left, uint64_t rig
 }
 
 #else /* on a GPU */
-
-static __device__ __forceinline__ void hopper_conv_copy(void *to, const hopper_map *map,
-                                                        uint64_t *barrier, int c0, int c1, int c2,
-                                                        int c3, int c4) {
-    hopper_copy(to, map, barrier, c0, c1, c2, c3, c4);
-}
-static __device__ __forceinline__ void hopper_conv_wait(uint64_t *barrier, int parity) {
-    hopper_wait(barrier, parity);
-}
 
 #define HOPPER_CONV_LIST64                                                                         \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                       \

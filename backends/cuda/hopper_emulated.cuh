@@ -88,24 +88,30 @@ inline std::vector<hopper_pending> &hopper_pending_copies() {
     return all;
 }
 
-/* Does the copy; spoil: writes NaN instead. Boxes have two axes longer than 1. */
+static inline int hopper_box(const hopper_map &map) {
+    int count = 1;
+    for (int i = 0; i < 5; i++) count *= (int)map.box[i];
+    return count;
+}
+
+/* Does the copy; spoil: writes NaN instead. */
 static inline void hopper_do_copy(const hopper_pending &copy, bool spoil) {
     const hopper_map &map = copy.map;
-    const int width = (int)map.box[0];
-    for (int r = 0; r < (int)map.box[1]; r++)
-        for (int c = 0; c < width; c++) {
-            int64_t from = 2 * (int64_t)(copy.at[0] + c);
-            bool inside = copy.at[0] + c < (int64_t)map.dims[0];
-            for (int i = 1; i < 5; i++) {
-                const int64_t place = copy.at[i] + (i == 1 ? r : 0);
-                inside = inside && place >= 0 && place < (int64_t)map.dims[i];
-                from += place * (int64_t)map.strides[i - 1];
-            }
-            uint16_t value = 0;
-            if (spoil) value = 0xffff;
-            else if (inside) memcpy(&value, (const char *)map.data + from, 2);
-            memcpy(hopper_swizzled(copy.to + (uint32_t)(r * width + c) * 2, width * 2), &value, 2);
+    const int width = (int)map.box[0], count = hopper_box(map);
+    for (int e = 0; e < count; e++) {
+        int64_t from = 0;
+        bool inside = true;
+        for (int i = 0, rest = e; i < 5; i++) {
+            const int64_t place = copy.at[i] + rest % (int)map.box[i];
+            rest /= (int)map.box[i];
+            inside = inside && place >= 0 && place < (int64_t)map.dims[i];
+            from += place * (i == 0 ? 2 : (int64_t)map.strides[i - 1]);
         }
+        uint16_t value = 0;
+        if (spoil) value = 0xffff;
+        else if (inside) memcpy(&value, (const char *)map.data + from, 2);
+        memcpy(hopper_swizzled(copy.to + (uint32_t)e * 2, width * 2), &value, 2);
+    }
 }
 
 static inline void hopper_copy(void *to, const hopper_map *map, uint64_t *barrier, int c0, int c1,
@@ -129,7 +135,7 @@ static inline void hopper_wait(uint64_t *barrier, int parity) {
             const hopper_pending copy = all[i];
             all.erase(all.begin() + (ptrdiff_t)i);
             hopper_do_copy(copy, false);
-            hopper_change(barrier, 0, -(int)(copy.map.box[0] * copy.map.box[1] * 2));
+            hopper_change(barrier, 0, -2 * hopper_box(copy.map));
         }
         kin_emulated_pause(turns);
     }
